@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * memvm's payload: the program every vCPU of the guest runs.
+ *
+ * Freestanding, no globals, integer registers only. Each vCPU fills the data pages it owns, notes the
+ * checksum of each in the table, and then goes round: look at the doorbell, do a slice of every workload that
+ * is due, sleep when none is. Workloads are paced by the clock, in pages a second:
+ *
+ *   churn   rewrites pages chosen at random with unique content and counts the writes in page and table
+ *   sweep   reads pages one after the other
+ *   verify  compares every page with its table entry, round and round
+ *
+ * and there are requests, numbered by the VMM and answered with the same number:
+ *
+ *   rewrite rewrites every page once, in slices between the other workloads
+ *   job     random dependent reads, a fixed number, nothing else meanwhile
+ *   discard gives pages up to the VMM and expects zeros afterwards
+ *
+ * A page is compared with its entry before it is overwritten too: no workload can hide damage from verify.
+ * After a mismatch the entry takes over what was found, so that each is reported once.
+ *
+ * The file is also compiled into the VMM itself (see machine.h) and then runs on host threads.
+ */
+#include "bench/memvm/payload/machine.h"
+#include "bench/memvm/payload/page.h"
+
+#define SLICE_PAGES        256u /* looked at between two looks at the clock */
+#define LOAD_PAGES         256u
+#define JOB_SLICE_ACCESSES (1u << 18)
+#define IDLE_MAX_NS        1000000000ull
+#define IDLE_MIN_NS        1000000ull
+#define RATE_MAX           (1ull << 32) /* keeps the sums below in 64 bits */
+#define SECOND_NS          1000000000ull
+#define BACKLOG_NS         (SECOND_NS / 4)
+
+/* How much of a workload is due: `credit` grows by rate * elapsed ns, a page costs SECOND_NS. */
+struct pace {
+    uint64_t rate; /* pages a second of this vCPU; 0 off; ABI_UNLIMITED */
+    uint64_t last_ns;
+    uint64_t credit;
+};
+
+struct guest {
+    struct machine m;
+    struct abi_ctl *ctl;
+    struct abi_vcpu *me;
+    struct abi_entry *table;
+    uint64_t seed, data_off;
+    uint64_t first, end; /* own data pages, [first, end) */
+    uint64_t zero_sum;
+    uint64_t random;
+    struct pace churn, sweep, verify;
+    uint64_t sweep_at, verify_at, rewrite_at;
+    uint64_t rewrite_gen; /* which the pass under way answers */
+    uint64_t doorbell;
+};
+
+static inline uint64_t *guest_page(const struct guest *g, uint64_t page)
+{
+    return machine_ram(&g->m, g->data_off + page * ABI_PAGE_BYTES);
+}
+
+/* Counters have one writer, this vCPU; the VMM may read any value on the way. */
+static inline void count(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+static inline uint64_t look(const _Atomic uint64_t *field)
+{
+    return atomic_load_explicit(field, memory_order_relaxed);
+}
+
+/* The number of a request; acquire: its arguments are those stored before it. */
+static inline uint64_t request(const _Atomic uint64_t *gen)
+{
+    return atomic_load_explicit(gen, memory_order_acquire);
+}
+
+static uint64_t guest_random(struct guest *g, uint64_t bound)
+{
+    g->random = g->random * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint64_t)(((unsigned __int128)page_mix(g->random, 0) * bound) >> 64);
+}
+
+static int64_t guest_call(struct guest *g, enum abi_call call, uint64_t a, uint64_t b)
+{
+    g->me->arg[0] = a;
+    g->me->arg[1] = b;
+    machine_call(&g->m, call);
+    return g->me->ret;
+}
+
+/* State and answers are published with release: the VMM that reads them may rely on what they say is done. */
+static void guest_publish(struct guest *g, _Atomic uint64_t *field, uint64_t value)
+{
+    atomic_store_explicit(field, value, memory_order_release);
+    machine_notify(&g->m);
+}
+
+static int guest_stopping(const struct guest *g)
+{
+    return look(&g->ctl->stop) != 0;
+}
+
+/* ---------------------------------------------------------------- checks */
+
+static void __attribute__((noinline))
+guest_mismatch(struct guest *g, uint64_t page, uint64_t sum, enum abi_where where)
+{
+    struct abi_entry *entry = &g->table[page];
+
+    g->me->arg[2] = sum;
+    g->me->arg[3] = entry->writes;
+    g->me->arg[4] = guest_page(g, page)[1];
+    g->me->arg[5] = where;
+    guest_call(g, ABI_CALL_MISMATCH, page, entry->sum);
+    entry->sum = sum;
+    entry->stamped = 0;
+}
+
+static void guest_check(struct guest *g, uint64_t page, enum abi_where where)
+{
+    uint64_t sum;
+
+    if (!page_matches(guest_page(g, page), g->seed, page, &g->table[page], &sum))
+        guest_mismatch(g, page, sum, where);
+    count(&g->me->verify_checks, 1);
+}
+
+static void guest_rewrite(struct guest *g, uint64_t page)
+{
+    struct abi_entry *entry = &g->table[page];
+
+    guest_check(g, page, ABI_WHERE_WRITE);
+    entry->writes++;
+    entry->stamped = 1;
+    entry->sum = page_fill_unique(guest_page(g, page), g->seed, page, entry->writes);
+}
+
+/* ---------------------------------------------------------------- first content */
+
+static void guest_fill_page(struct guest *g, uint64_t page, int loaded)
+{
+    struct abi_entry *entry = &g->table[page];
+    uint64_t *words = guest_page(g, page);
+
+    entry->writes = 0;
+    entry->stamped = 0;
+    if (page_mix(g->seed ^ PAGE_MUL, page) % 100 < g->ctl->zero_percent) {
+        entry->sum = page_fill_zero(words);
+    } else if (loaded) {
+        entry->sum = page_sum(words);
+    } else if (g->ctl->synthesize) {
+        entry->stamped = 1;
+        entry->sum = page_fill_unique(words, g->seed, page, 0);
+    } else {
+        entry->sum = g->zero_sum; /* fresh memory reads as zeros; stays untouched until verify looks */
+    }
+}
+
+static void guest_fill(struct guest *g)
+{
+    for (uint64_t page = g->first; page < g->end && !guest_stopping(g);) {
+        uint64_t n = g->end - page < LOAD_PAGES ? g->end - page : LOAD_PAGES;
+        int64_t bytes = guest_call(g, ABI_CALL_LOAD, g->data_off + page * ABI_PAGE_BYTES, n * ABI_PAGE_BYTES);
+        uint64_t loaded = bytes < 0 ? 0 : (uint64_t)bytes / ABI_PAGE_BYTES;
+
+        for (uint64_t i = 0; i < n; i++)
+            guest_fill_page(g, page + i, i < loaded);
+        page += n;
+    }
+}
+
+/* ---------------------------------------------------------------- paced workloads */
+
+static void pace_set(struct pace *pace, uint64_t rate, const struct guest *g, uint64_t now_ns)
+{
+    uint64_t pages = g->ctl->data_pages;
+
+    if (rate > RATE_MAX && rate != ABI_UNLIMITED)
+        rate = RATE_MAX;
+    if (rate != ABI_UNLIMITED)
+        rate = (rate * (g->end - g->first) + pages - 1) / pages;
+    if (rate == pace->rate)
+        return;
+    *pace = (struct pace){.rate = rate, .last_ns = now_ns};
+}
+
+/* Pages due now, a slice at most. What a slow guest has not done within BACKLOG_NS is forgiven. */
+static uint64_t pace_take(struct pace *pace, uint64_t now_ns)
+{
+    uint64_t elapsed_ns = now_ns - pace->last_ns, due;
+
+    pace->last_ns = now_ns;
+    if (pace->rate == ABI_UNLIMITED)
+        return SLICE_PAGES;
+    if (elapsed_ns > BACKLOG_NS)
+        elapsed_ns = BACKLOG_NS;
+    pace->credit += elapsed_ns * pace->rate;
+    if (pace->credit > BACKLOG_NS * pace->rate + SECOND_NS)
+        pace->credit = BACKLOG_NS * pace->rate + SECOND_NS;
+    due = pace->credit / SECOND_NS;
+    if (due > SLICE_PAGES)
+        due = SLICE_PAGES;
+    pace->credit -= due * SECOND_NS;
+    return due;
+}
+
+/* Nanoseconds until a page is due. */
+static uint64_t pace_wait_ns(const struct pace *pace)
+{
+    if (pace->rate == 0)
+        return IDLE_MAX_NS;
+    if (pace->rate == ABI_UNLIMITED || pace->credit >= SECOND_NS)
+        return 0;
+    return (SECOND_NS - pace->credit) / pace->rate + 1;
+}
+
+static inline uint64_t guest_next(const struct guest *g, uint64_t *cursor)
+{
+    uint64_t page = *cursor;
+
+    *cursor = page + 1 < g->end ? page + 1 : g->first;
+    return page;
+}
+
+static uint64_t guest_churn(struct guest *g, uint64_t now_ns)
+{
+    uint64_t n = pace_take(&g->churn, now_ns);
+
+    for (uint64_t i = 0; i < n; i++)
+        guest_rewrite(g, g->first + guest_random(g, g->end - g->first));
+    count(&g->me->churn_writes, n);
+    return n;
+}
+
+static uint64_t guest_sweep(struct guest *g, uint64_t now_ns)
+{
+    uint64_t n = pace_take(&g->sweep, now_ns);
+
+    for (uint64_t i = 0; i < n; i++) {
+        const volatile uint64_t *words = guest_page(g, guest_next(g, &g->sweep_at));
+        for (unsigned w = 0; w < PAGE_WORDS; w += 8)
+            (void)words[w];
+    }
+    count(&g->me->sweep_pages, n);
+    return n;
+}
+
+static uint64_t guest_verify(struct guest *g, uint64_t now_ns)
+{
+    uint64_t n = pace_take(&g->verify, now_ns);
+
+    for (uint64_t i = 0; i < n; i++) {
+        guest_check(g, guest_next(g, &g->verify_at), ABI_WHERE_VERIFY);
+        if (g->verify_at == g->first)
+            count(&g->me->verify_passes, 1);
+    }
+    return n;
+}
+
+/* ---------------------------------------------------------------- requests */
+
+/* A slice of the pass asked for; returns the pages done. */
+static uint64_t guest_serve_rewrite(struct guest *g)
+{
+    uint64_t gen = request(&g->ctl->rewrite_gen), n = 0;
+
+    if (gen == look(&g->me->rewrite_done))
+        return 0;
+    if (g->rewrite_at == g->first)
+        g->rewrite_gen = gen; /* requests that come during the pass ask for another one */
+    for (; g->rewrite_at < g->end && n < SLICE_PAGES; n++)
+        guest_rewrite(g, g->rewrite_at++);
+    count(&g->me->rewrite_writes, n);
+    if (g->rewrite_at == g->end) {
+        g->rewrite_at = g->first;
+        guest_publish(g, &g->me->rewrite_done, g->rewrite_gen);
+    }
+    return n;
+}
+
+/*
+ * Each address depends on the word read before, as in a pointer chase, so that the time is that of the reads;
+ * the dependence is hidden in a mask the compiler does not know to be zero. Reads only: the job must not undo
+ * what it measures.
+ */
+static void guest_serve_job(struct guest *g)
+{
+    uint64_t gen = request(&g->ctl->job_gen), pages = g->end - g->first;
+    uint64_t left = look(&g->ctl->job_accesses) / g->ctl->nvcpus;
+    uint64_t x = page_mix(g->first, 1), mask = 0, sum = 0;
+
+    if (gen == look(&g->me->job_done))
+        return;
+    __asm__ volatile("" : "+r"(mask));
+    while (left > 0 && !guest_stopping(g)) {
+        uint64_t n = left < JOB_SLICE_ACCESSES ? left : JOB_SLICE_ACCESSES;
+        left -= n;
+        while (n-- > 0) {
+            x = x * 6364136223846793005ull + 1442695040888963407ull;
+            uint64_t page = g->first + (uint64_t)(((unsigned __int128)x * pages) >> 64);
+            uint64_t word = guest_page(g, page)[(x >> 8) % PAGE_WORDS];
+            x += word & mask;
+            sum += word;
+        }
+    }
+    atomic_store_explicit(&g->me->job_sum, sum, memory_order_relaxed);
+    guest_publish(g, &g->me->job_done, gen);
+}
+
+static void guest_serve_discard(struct guest *g)
+{
+    uint64_t gen = request(&g->ctl->discard_gen);
+    uint64_t from = look(&g->ctl->discard_first), to = from + look(&g->ctl->discard_pages);
+    int64_t result = 0;
+
+    if (gen == look(&g->me->discard_done))
+        return;
+    if (from < g->first)
+        from = g->first;
+    if (to > g->end)
+        to = g->end;
+    for (uint64_t page = from; page < to; page++)
+        guest_check(g, page, ABI_WHERE_DISCARD);
+    if (from < to)
+        result = guest_call(g, ABI_CALL_DISCARD, from, to - from);
+    for (uint64_t page = from; page < to && result == 0; page++) {
+        g->table[page].sum = g->zero_sum;
+        g->table[page].stamped = 0;
+        guest_check(g, page, ABI_WHERE_DISCARD);
+    }
+    atomic_store_explicit(&g->me->discard_result, result, memory_order_relaxed);
+    guest_publish(g, &g->me->discard_done, gen);
+}
+
+/* ---------------------------------------------------------------- the round */
+
+static void guest_idle(struct guest *g, uint64_t ns)
+{
+    if (ns < IDLE_MIN_NS)
+        ns = IDLE_MIN_NS; /* one exit then does the work of several */
+    guest_call(g, ABI_CALL_IDLE, ns, g->doorbell);
+}
+
+static void guest_hold(struct guest *g)
+{
+    guest_publish(g, &g->me->state, ABI_STATE_HELD);
+    while (look(&g->ctl->hold) && !guest_stopping(g)) {
+        guest_idle(g, IDLE_MAX_NS);
+        g->doorbell = atomic_load_explicit(&g->ctl->doorbell, memory_order_acquire);
+    }
+    guest_publish(g, &g->me->state, ABI_STATE_RUNNING);
+}
+
+static void guest_work(struct guest *g)
+{
+    while (!guest_stopping(g)) {
+        uint64_t now_ns, done = 0, wait_ns;
+
+        g->doorbell = atomic_load_explicit(&g->ctl->doorbell, memory_order_acquire);
+        if (look(&g->ctl->hold))
+            guest_hold(g);
+        guest_serve_discard(g);
+        guest_serve_job(g);
+        now_ns = machine_clock_ns(&g->m);
+        pace_set(&g->churn, look(&g->ctl->churn_rate), g, now_ns);
+        pace_set(&g->sweep, look(&g->ctl->sweep_rate), g, now_ns);
+        pace_set(&g->verify, look(&g->ctl->verify_rate), g, now_ns);
+        done += g->churn.rate ? guest_churn(g, now_ns) : 0;
+        done += g->sweep.rate ? guest_sweep(g, now_ns) : 0;
+        done += g->verify.rate ? guest_verify(g, now_ns) : 0;
+        done += guest_serve_rewrite(g);
+        if (done > 0)
+            continue;
+        wait_ns = pace_wait_ns(&g->churn);
+        wait_ns = pace_wait_ns(&g->sweep) < wait_ns ? pace_wait_ns(&g->sweep) : wait_ns;
+        wait_ns = pace_wait_ns(&g->verify) < wait_ns ? pace_wait_ns(&g->verify) : wait_ns;
+        guest_idle(g, wait_ns);
+    }
+}
+
+void payload_main(struct machine m, unsigned index)
+{
+    struct abi_ctl *ctl = machine_ram(&m, ABI_CTL_OFF);
+    uint64_t zero_lane[4] = PAGE_LANES;
+    struct guest g = {
+        .m = m,
+        .ctl = ctl,
+        .me = m.me,
+        .table = machine_ram(&m, ABI_TABLE_OFF),
+        .seed = ctl->seed,
+        .data_off = ctl->data_first * ABI_PAGE_BYTES,
+        .first = abi_share(ctl->data_pages, index, ctl->nvcpus),
+        .end = abi_share(ctl->data_pages, index + 1, ctl->nvcpus),
+        .random = page_mix(ctl->seed, index),
+    };
+
+    for (size_t i = 0; i < PAGE_WORDS; i++)
+        zero_lane[i % 4] = page_step(zero_lane[i % 4], 0);
+    g.zero_sum = page_fold(zero_lane);
+    g.sweep_at = g.verify_at = g.rewrite_at = g.first;
+
+    guest_publish(&g, &g.me->state, ABI_STATE_FILLING);
+    guest_fill(&g);
+    if (!guest_stopping(&g)) {
+        guest_publish(&g, &g.me->state, ABI_STATE_RUNNING);
+        guest_work(&g);
+    }
+    guest_publish(&g, &g.me->state, ABI_STATE_DONE);
+    guest_call(&g, ABI_CALL_EXIT, 0, 0);
+}
+
+#ifndef MEMVM_PAYLOAD_HOST
+
+/* Compilers turn loops and initialisers into calls of these two, freestanding or not. */
+void *memset(void *dst, int byte, size_t n);
+void *memcpy(void *dst, const void *src, size_t n);
+
+void *memset(void *dst, int byte, size_t n)
+{
+    void *at = dst;
+
+    __asm__ volatile("rep stosb" : "+D"(at), "+c"(n) : "a"(byte) : "memory");
+    return dst;
+}
+
+void *memcpy(void *dst, const void *src, size_t n)
+{
+    void *at = dst;
+
+    __asm__ volatile("rep movsb" : "+D"(at), "+S"(src), "+c"(n) : : "memory");
+    return dst;
+}
+
+/* Entered by the VMM with the vCPU's number in rdi and its stack in rsp; there is nobody to return to. */
+__attribute__((section(".text.start"), noreturn)) void payload_start(uint64_t index);
+
+void payload_start(uint64_t index)
+{
+    struct machine m = {.me = (struct abi_vcpu *)(ABI_VCPU_OFF + index * ABI_PAGE_BYTES)};
+
+    payload_main(m, (unsigned)index);
+    for (;;)
+        machine_call(&m, ABI_CALL_EXIT);
+}
+
+#endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * run: memctl's command line. Two tables say everything: `commands` which words, arguments and options a
+ * command takes, `options` what each option is. They serve the parser, memctl --help and each command's
+ * --help. Options may stand before, between and after the words.
+ */
+#include "memd/ctl/ctl.h"
+
+#include "memd/memd.h"
+#include "memd/wire.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPT_JSON = 1 << 0,
+    OPT_TIMEOUT = 1 << 1,
+    OPT_GUEST = 1 << 2,
+    OPT_PROC = 1 << 3,
+    OPT_SYS = 1 << 4,
+    OPT_DEV = 1 << 5,
+    /* taken by every command */
+    OPT_RUN_DIR = 1 << 6,
+    OPT_HELP = 1 << 7,
+    OPT_VERSION = 1 << 8,
+    OPT_ALWAYS = OPT_RUN_DIR | OPT_HELP | OPT_VERSION,
+    OPT_DOCTOR = OPT_JSON | OPT_GUEST | OPT_PROC | OPT_SYS | OPT_DEV,
+};
+
+static const struct {
+    const char *name, *arg, *help;
+    unsigned bit;
+} options[] = {
+    {"run-dir", "DIR", "the daemon's run directory (default: $MEMD_RUN_DIR, else " WIRE_RUN_DIR ")",
+     OPT_RUN_DIR},
+    {"json", NULL, "print JSON", OPT_JSON},
+    {"timeout", "S", "give up after S seconds, 1 to 86400 (default: wait as long as it takes)", OPT_TIMEOUT},
+    {"guest", "SIZE", "size of the largest guest, e.g. 16G (default: that of the daemon's, else 4G)",
+     OPT_GUEST},
+    {"proc", "DIR", "look here instead of /proc", OPT_PROC},
+    {"sys", "DIR", "look here instead of /sys", OPT_SYS},
+    {"dev", "DIR", "look here instead of /dev", OPT_DEV},
+    {"help", NULL, "print this", OPT_HELP},
+    {"version", NULL, "print memctl's version", OPT_VERSION},
+};
+#define NOPTIONS (sizeof options / sizeof options[0])
+
+static const struct command {
+    const char *word, *word2; /* word2: NULL for commands of one word */
+    const char *args;
+    int nargs_min, nargs_max;
+    unsigned options;
+    enum ctl_result (*run)(struct ctl *ctl);
+    const char *help;   /* one line */
+    const char *detail; /* more, for the command's --help */
+} commands[] = {
+    {"status", NULL, "", 0, 0, OPT_JSON, ctl_status, "what memd is doing and saves: host, sums, VMs",
+     "With --json: `daemon`, `host`, `totals`, `domains`, `vms`, `warning`, as GET /v1/status answers."},
+    {"vm", "list", "", 0, 0, OPT_JSON, ctl_vm_list, "the connected VMs", ""},
+    {"vm", "show", "VM", 1, 1, OPT_JSON, ctl_vm_show, "everything about one VM", "VM is a name or an id."},
+    {"merge", "on", "[VM]", 0, 1, 0, ctl_merge_on, "start merging, of one VM or of all",
+     "Also lets an unmerged VM merge again."},
+    {"merge", "off", "[VM]", 0, 1, 0, ctl_merge_off, "stop merging, of one VM or of all",
+     "What is merged stays merged; `memctl unmerge` takes it apart."},
+    {"unmerge", NULL, "VM|all", 1, 1, OPT_TIMEOUT, ctl_unmerge, "give a VM (or all) its own memory back",
+     "It stays unmerged until `memctl merge on`. Refused if the memory does not fit. Ctrl-C or the time-out\n"
+     "cancels it: what has been unmerged stays so."},
+    {"settle", NULL, "", 0, 0, OPT_TIMEOUT, ctl_settle, "wait until there is next to nothing left to merge",
+     "Waits for a whole pass, begun after the question, that finds less than 0.5% of the guests' bytes "
+     "newly\n"
+     "mergeable."},
+    {"estimate", NULL, "[VM...]", 0, 1024, OPT_JSON | OPT_TIMEOUT, ctl_estimate,
+     "what merging would save, without merging", "Without names: all VMs together."},
+    {"doctor", NULL, "", 0, 0, OPT_DOCTOR, ctl_doctor, "check this machine for what memd needs",
+     "Needs no daemon. Each line is ok, warn or fail, with the command that puts it right; exit code 1 if "
+     "any\n"
+     "is fail."},
+    {"version", NULL, "", 0, 0, 0, ctl_version, "versions of memctl and of the daemon", ""},
+};
+#define NCOMMANDS (sizeof commands / sizeof commands[0])
+
+void ctl_error(struct ctl *ctl, const char *format, ...)
+{
+    va_list args;
+
+    fputs("memctl: ", ctl->err);
+    va_start(args, format);
+    vfprintf(ctl->err, format, args);
+    va_end(args);
+    fputc('\n', ctl->err);
+}
+
+/* ---------------------------------------------------------------- help */
+
+static void help_options(FILE *out, unsigned bits)
+{
+    char usage[32];
+
+    for (size_t i = 0; i < NOPTIONS; i++)
+        if (options[i].bit & bits) {
+            snprintf(usage, sizeof usage, "--%s%s%s", options[i].name, options[i].arg ? " " : "",
+                     options[i].arg ? options[i].arg : "");
+            fprintf(out, "  %-18s %s\n", usage, options[i].help);
+        }
+}
+
+static void help_usage(char *text, size_t bytes, const struct command *command)
+{
+    snprintf(text, bytes, "%s%s%s%s%s", command->word, command->word2 ? " " : "",
+             command->word2 ? command->word2 : "", command->args[0] ? " " : "", command->args);
+}
+
+static void help_all(FILE *out)
+{
+    char usage[64];
+
+    fputs("Usage: memctl [OPTION]... COMMAND\n\nTalks to memd, the daemon that merges the memory of KVM "
+          "guests.\n\n",
+          out);
+    for (size_t i = 0; i < NCOMMANDS; i++) {
+        help_usage(usage, sizeof usage, &commands[i]);
+        fprintf(out, "  %-18s %s\n", usage, commands[i].help);
+    }
+    fputs("\nOptions of every command:\n", out);
+    help_options(out, OPT_ALWAYS);
+    fputs("\n`memctl COMMAND --help` tells more. Exit codes: 0 done, 1 failed or timed out, 2 usage, 3 no "
+          "daemon.\n",
+          out);
+}
+
+static void help_command(FILE *out, const struct command *command)
+{
+    char usage[64];
+
+    help_usage(usage, sizeof usage, command);
+    fprintf(out, "Usage: memctl %s [OPTION]...\n\n%s: %s.\n", usage, usage, command->help);
+    if (command->detail[0])
+        fprintf(out, "%s\n", command->detail);
+    fputc('\n', out);
+    help_options(out, command->options | OPT_RUN_DIR | OPT_HELP);
+}
+
+/* Help on what the words name: a command, a family ("vm"), or everything. */
+static void help_print(FILE *out, int nwords, char *const words[])
+{
+    const char *between = "";
+
+    for (size_t i = 0; i < NCOMMANDS && nwords; i++) {
+        bool second = nwords < 2 || !commands[i].word2 || !strcmp(commands[i].word2, words[1]);
+        if (strcmp(commands[i].word, words[0]) || !second)
+            continue;
+        fputs(between, out);
+        help_command(out, &commands[i]);
+        between = "\n";
+    }
+    if (!*between)
+        help_all(out);
+}
+
+/* ---------------------------------------------------------------- reading the command line */
+
+static enum ctl_result usage_error(struct ctl *ctl, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static enum ctl_result usage_error(struct ctl *ctl, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ctl_error(ctl, "%s; see memctl --help", text);
+    return CTL_USAGE;
+}
+
+static enum ctl_result option_set(struct ctl *ctl, unsigned bit, const char *value)
+{
+    char *end;
+    long number;
+
+    switch (bit) {
+    case OPT_RUN_DIR:
+        ctl->run_dir = value;
+        break;
+    case OPT_JSON:
+        ctl->json = true;
+        break;
+    case OPT_PROC:
+        ctl->proc_root = value;
+        break;
+    case OPT_SYS:
+        ctl->sys_root = value;
+        break;
+    case OPT_DEV:
+        ctl->dev_root = value;
+        break;
+    case OPT_TIMEOUT:
+        errno = 0;
+        number = strtol(value, &end, 10);
+        if (errno || *end || end == value || number < 1 || number > 86400)
+            return usage_error(ctl, "--timeout: '%.40s' is not a number of seconds from 1 to 86400", value);
+        ctl->timeout_s = (unsigned)number;
+        break;
+    case OPT_GUEST:
+        if (ctl_parse_size(value, &ctl->guest_bytes) || !ctl->guest_bytes)
+            return usage_error(ctl, "--guest: '%.40s' is not a size such as 16G", value);
+        break;
+    default: /* --help, --version: seen in the mask */
+        break;
+    }
+    return CTL_DONE;
+}
+
+/* Leaves the words from argv[optind] on. */
+static enum ctl_result options_read(struct ctl *ctl, int argc, char *argv[], unsigned *ret_given)
+{
+    struct option long_options[NOPTIONS + 1] = {0};
+    unsigned given = 0;
+    int result, index;
+
+    for (size_t i = 0; i < NOPTIONS; i++)
+        long_options[i] =
+            (struct option){options[i].name, options[i].arg ? required_argument : no_argument, NULL, 0};
+    optind = 0; /* glibc: start over, also on a second call */
+    while ((result = getopt_long(argc, argv, ":h", long_options, &index)) != -1) {
+        if (result == 'h') {
+            given |= OPT_HELP;
+            continue;
+        }
+        if (result == ':')
+            return usage_error(ctl, "%s needs a value", argv[optind - 1]);
+        if (result)
+            return usage_error(ctl, "unknown or ambiguous option, or one that takes no value: '%.80s'",
+                               argv[optind - 1]);
+        enum ctl_result set = option_set(ctl, options[index].bit, optarg);
+        if (set)
+            return set;
+        given |= options[index].bit;
+    }
+    *ret_given = given;
+    return CTL_DONE;
+}
+
+static const struct command *command_find(int nwords, char *const words[])
+{
+    for (size_t i = 0; i < NCOMMANDS; i++) {
+        if (strcmp(commands[i].word, words[0]))
+            continue;
+        if (!commands[i].word2 || (nwords > 1 && !strcmp(commands[i].word2, words[1])))
+            return &commands[i];
+    }
+    return NULL;
+}
+
+static enum ctl_result command_run(struct ctl *ctl, unsigned given, int nwords, char *const words[])
+{
+    const struct command *command = command_find(nwords, words);
+
+    if (!command)
+        return usage_error(ctl, "unknown command '%.40s%s%.40s'", words[0], nwords > 1 ? " " : "",
+                           nwords > 1 ? words[1] : "");
+    int taken = command->word2 ? 2 : 1;
+    unsigned extra = given & ~(command->options | OPT_ALWAYS);
+    for (size_t i = 0; i < NOPTIONS; i++)
+        if (options[i].bit & extra)
+            return usage_error(ctl, "`memctl %s` takes no --%s", words[0], options[i].name);
+    ctl->nargs = nwords - taken;
+    ctl->args = words + taken;
+    if (ctl->nargs < command->nargs_min)
+        return usage_error(ctl, "`memctl %s%s%s` needs %s", words[0], taken > 1 ? " " : "",
+                           taken > 1 ? words[1] : "", command->args);
+    if (ctl->nargs > command->nargs_max)
+        return usage_error(ctl, "'%.40s' is too much for `memctl %s`", ctl->args[command->nargs_max],
+                           words[0]);
+    return command->run(ctl);
+}
+
+enum ctl_result ctl_run(struct ctl *ctl, int argc, char *argv[])
+{
+    const char *run_dir = getenv("MEMD_RUN_DIR");
+    unsigned given;
+
+    ctl->run_dir = run_dir && *run_dir ? run_dir : WIRE_RUN_DIR;
+    ctl->proc_root = "/proc";
+    ctl->sys_root = "/sys";
+    ctl->dev_root = "/dev";
+    enum ctl_result result = options_read(ctl, argc, argv, &given);
+    if (result)
+        return result;
+    int nwords = argc - optind;
+    if (given & OPT_HELP) {
+        help_print(ctl->out, nwords, argv + optind);
+        return CTL_DONE;
+    }
+    if (given & OPT_VERSION) {
+        fprintf(ctl->out, "memctl %s\n", MEMD_VERSION);
+        return CTL_DONE;
+    }
+    if (!nwords) {
+        help_all(ctl->err);
+        return CTL_USAGE;
+    }
+    return command_run(ctl, given, nwords, argv + optind);
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Theory of operation: see candidates.h. Slot value 0 is empty: page number 0 does not exist. */
+#include "memd/daemon/candidates.h"
+
+#include "memd/wire.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY_BITS          30
+#define KEY_SHIFT         30 /* of the key in the hash */
+#define ID_MASK           ((1ull << PAGES_ID_BITS) - 1)
+#define LOAD_MAX_PERCENT  88 /* beyond it the shard grows */
+#define LOAD_NEW_PERCENT  76 /* load after a resize */
+#define LOAD_TRIM_PERCENT 55 /* below it the shard shrinks */
+#define HOMES_MIN         32
+#define STALE_PERCENT     15 /* of the entries swept; from here sweeping pays more than growing */
+
+static_assert(KEY_BITS + PAGES_ID_BITS == 64, "an entry is 64 bits");
+static_assert(KEY_BITS + KEY_SHIFT == 60 && CANDIDATES_SHARDS == 1 << 4, "key and shard are the top bits");
+
+static struct candidates_shard *shard_of(const struct candidates *table, uint64_t hash)
+{
+    return (struct candidates_shard *)&table->shard[hash >> 60];
+}
+
+static uint64_t key_of(uint64_t hash)
+{
+    return hash >> KEY_SHIFT & ((1ull << KEY_BITS) - 1);
+}
+
+static uint32_t home_of(uint64_t key, uint32_t homes)
+{
+    return (uint32_t)(key * homes >> KEY_BITS);
+}
+
+static uint32_t entry_tag(const struct candidates *table, const struct candidates_shard *shard,
+                          uint64_t entry)
+{
+    uint64_t number = (uint64_t)(shard - table->shard);
+    return wire_tag_of_hash(number << 60 | (entry >> PAGES_ID_BITS) << KEY_SHIFT);
+}
+
+/* Entries beyond the last home go into the slack. */
+static uint32_t slots_for(uint32_t homes)
+{
+    uint32_t slack = homes / 32 + 32;
+    return homes + (slack > CANDIDATES_SHIFT_MAX ? CANDIDATES_SHIFT_MAX : slack);
+}
+
+void candidates_close(struct candidates *table)
+{
+    for (int i = 0; i < CANDIDATES_SHARDS; i++)
+        free(table->shard[i].slot);
+    *table = (struct candidates){0};
+}
+
+/* ---------------------------------------------------------------- lookup */
+
+uint64_t candidates_again(const struct candidates_at *at)
+{
+    const struct candidates_shard *shard = at->shard;
+    if (at->slot >= shard->slots)
+        return 0;
+    uint64_t entry = shard->slot[at->slot];
+    return entry && entry >> PAGES_ID_BITS == at->key ? entry & ID_MASK : 0;
+}
+
+uint64_t candidates_next(struct candidates_at *at)
+{
+    at->slot++;
+    return candidates_again(at);
+}
+
+uint64_t candidates_find(struct candidates *table, uint64_t hash, struct candidates_at *ret_at)
+{
+    struct candidates_shard *shard = shard_of(table, hash);
+    uint64_t key = key_of(hash);
+    uint32_t at = home_of(key, shard->homes);
+
+    if (!shard->slots)
+        return 0;
+    while (at < shard->slots && shard->slot[at] && shard->slot[at] >> PAGES_ID_BITS < key)
+        at++;
+    *ret_at = (struct candidates_at){.shard = shard, .slot = at, .key = key};
+    return candidates_again(ret_at);
+}
+
+void candidates_prefetch(const struct candidates *table, uint64_t hash)
+{
+    const struct candidates_shard *shard = shard_of(table, hash);
+    if (shard->slots)
+        __builtin_prefetch(&shard->slot[home_of(key_of(hash), shard->homes)]);
+}
+
+/* ---------------------------------------------------------------- resizing */
+
+/* Lay out `used` entries, which lie in order at the end of `slot`, anew. Entries that would run past the end
+ * (only crafted hashes do that) are left out. Returns how many there are now. */
+static uint32_t lay_out(uint64_t *slot, uint32_t homes, uint32_t slots, uint32_t used)
+{
+    uint32_t next = 0, kept = 0;
+
+    for (uint32_t from = slots - used; from < slots; from++) {
+        uint64_t entry = slot[from];
+        uint32_t to = home_of(entry >> PAGES_ID_BITS, homes);
+        if (to < next)
+            to = next;
+        if (to > from) /* would overwrite what is not read yet */
+            continue;
+        memset(slot + next, 0, (to - next) * sizeof *slot);
+        slot[to] = entry;
+        next = to + 1;
+        kept++;
+    }
+    memset(slot + next, 0, (slots - next) * sizeof *slot);
+    return kept;
+}
+
+static uint32_t compact(struct candidates_shard *shard)
+{
+    uint32_t to = 0;
+    for (uint32_t from = 0; from < shard->slots; from++)
+        if (shard->slot[from])
+            shard->slot[to++] = shard->slot[from];
+    return to;
+}
+
+/* In place but for what realloc() does: a table is never held twice. */
+static int resize(struct candidates *table, struct candidates_shard *shard)
+{
+    uint64_t want = (uint64_t)shard->used * 100 / LOAD_NEW_PERCENT;
+    if (want >= UINT32_MAX / 2)
+        return -ENOMEM;
+    uint32_t homes = want < HOMES_MIN ? HOMES_MIN : (uint32_t)want;
+    uint32_t slots = slots_for(homes), used = compact(shard), old_slots = shard->slots;
+    uint64_t *slot = shard->slot;
+
+    if (slots > old_slots) {
+        uint64_t *grown = realloc(slot, slots * sizeof *slot);
+        if (!grown) {
+            memmove(slot + old_slots - used, slot, used * sizeof *slot);
+            shard->used = lay_out(slot, shard->homes, old_slots, used);
+            table->used -= used - shard->used;
+            return -ENOMEM;
+        }
+        slot = grown;
+    }
+    memmove(slot + slots - used, slot, used * sizeof *slot);
+    uint32_t kept = lay_out(slot, homes, slots, used);
+    if (slots < old_slots) {
+        uint64_t *shrunk = realloc(slot, slots * sizeof *slot);
+        slot = shrunk ? shrunk : slot;
+    }
+    table->used -= used - kept;
+    table->bytes += (slots * sizeof *slot) - (old_slots * sizeof *slot);
+    *shard = (struct candidates_shard){.slot = slot, .homes = homes, .slots = slots, .used = kept};
+    return 0;
+}
+
+/* ---------------------------------------------------------------- changing */
+
+/* Take out one slot and close up: entries behind it that are not at home move one towards it. */
+static void take_out(struct candidates *table, struct candidates_shard *shard, uint32_t at)
+{
+    uint32_t end = at + 1;
+    while (end < shard->slots && shard->slot[end] &&
+           home_of(shard->slot[end] >> PAGES_ID_BITS, shard->homes) < end)
+        end++;
+    memmove(shard->slot + at, shard->slot + at + 1, (end - at - 1) * sizeof *shard->slot);
+    shard->slot[end - 1] = 0;
+    shard->used--;
+    table->used--;
+}
+
+void candidates_remove(struct candidates *table, struct candidates_at *at)
+{
+    take_out(table, at->shard, at->slot);
+}
+
+static bool is_full(const struct candidates_shard *shard)
+{
+    return (uint64_t)shard->used * 100 >= (uint64_t)shard->homes * LOAD_MAX_PERCENT;
+}
+
+int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
+{
+    struct candidates_shard *shard = shard_of(table, hash);
+    uint64_t key = key_of(hash), entry = key << PAGES_ID_BITS | page_id;
+
+    if (is_full(shard) && resize(table, shard) && shard->used == shard->slots) {
+        table->refused++;
+        return -ENOMEM;
+    }
+    uint32_t home = home_of(key, shard->homes), at = home;
+    while (at < shard->slots && shard->slot[at] && shard->slot[at] < entry)
+        at++;
+    if (at < shard->slots && shard->slot[at] == entry)
+        return 0;
+
+    uint32_t end = at, limit = home + CANDIDATES_SHIFT_MAX;
+    while (end < shard->slots && end < limit && shard->slot[end])
+        end++;
+    if (end >= shard->slots || end >= limit) {
+        table->refused++;
+        return -ENOSPC;
+    }
+    memmove(shard->slot + at + 1, shard->slot + at, (end - at) * sizeof *shard->slot);
+    shard->slot[at] = entry;
+    shard->used++;
+    table->used++;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- sweeping */
+
+/* The page maps are spread over memory: look a few entries ahead. */
+static void sweep_shard(struct candidates *table, struct candidates_shard *shard, unsigned count,
+                        candidates_check *check, void *ctx)
+{
+    while (count-- && shard->used) {
+        if (shard->cursor >= shard->slots)
+            shard->cursor = 0;
+        uint64_t entry = shard->slot[shard->cursor];
+        if (!entry) {
+            shard->cursor++;
+            continue;
+        }
+        shard->swept++;
+        if (check(ctx, entry & ID_MASK, entry_tag(table, shard, entry))) {
+            shard->cursor++;
+        } else {
+            shard->dropped++;
+            take_out(table, shard, shard->cursor);
+        }
+    }
+}
+
+void candidates_sweep_near(struct candidates *table, uint64_t hash, unsigned count, candidates_check *check,
+                           void *ctx)
+{
+    struct candidates_shard *shard = shard_of(table, hash);
+    bool pays = shard->dropped * 100ull > shard->swept * (unsigned long long)STALE_PERCENT;
+    sweep_shard(table, shard, is_full(shard) && pays ? count * 64 : count, check, ctx);
+}
+
+void candidates_sweep(struct candidates *table, unsigned count, candidates_check *check, void *ctx)
+{
+    for (int i = 0; i < CANDIDATES_SHARDS; i++)
+        sweep_shard(table, &table->shard[i], count / CANDIDATES_SHARDS, check, ctx);
+}
+
+void candidates_trim(struct candidates *table)
+{
+    for (int i = 0; i < CANDIDATES_SHARDS; i++) {
+        struct candidates_shard *shard = &table->shard[i];
+        if (!shard->slots)
+            continue;
+        if (!shard->used) {
+            table->bytes -= shard->slots * sizeof *shard->slot;
+            free(shard->slot);
+            *shard = (struct candidates_shard){0};
+        } else if (shard->homes > HOMES_MIN &&
+                   (uint64_t)shard->used * 100 < (uint64_t)shard->homes * LOAD_TRIM_PERCENT) {
+            resize(table, shard);
+        }
+    }
+}

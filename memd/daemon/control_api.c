@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * control_api: what each request of the control API does. See control_api.h.
+ *
+ * `routes` maps method and path to a handler; a handler checks its body with a jansson form that allows no
+ * key too many, asks the core, and fills the reply. docs/api.md is the reference for both sides.
+ */
+#include "memd/daemon/control_api.h"
+
+#include "memd/common/clock.h"
+#include "memd/daemon/control.h"
+#include "memd/daemon/control_json.h"
+#include "memd/daemon/core.h"
+#include "memd/daemon/metrics.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define JOB_POLL_MS 25
+
+static unsigned status_of_error(int error)
+{
+    switch (error) {
+    case EINVAL:
+    case E2BIG:
+        return MHD_HTTP_BAD_REQUEST;
+    case EPERM:
+    case EACCES:
+        return MHD_HTTP_FORBIDDEN;
+    case ENOENT:
+    case ESRCH:
+        return MHD_HTTP_NOT_FOUND;
+    case EMSGSIZE:
+        return MHD_HTTP_CONTENT_TOO_LARGE;
+    case EBUSY:
+    case EEXIST:
+    case EALREADY:
+        return MHD_HTTP_CONFLICT;
+    case ETIMEDOUT:
+        return MHD_HTTP_GATEWAY_TIMEOUT;
+    case EAGAIN:
+    case ENOMEM:
+    case ENOSPC:
+    case EMFILE:
+    case ESHUTDOWN:
+        return MHD_HTTP_SERVICE_UNAVAILABLE;
+    default:
+        return MHD_HTTP_INTERNAL_SERVER_ERROR;
+    }
+}
+
+/* `error` is a positive errno. */
+__attribute__((format(printf, 3, 4))) static void reply_error(struct control_reply *reply, int error,
+                                                              const char *format, ...)
+{
+    char text[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    reply->status = status_of_error(error);
+    reply->json = control_json_error(error, text);
+}
+
+/* What the core refused; `vm` is what the client named, or NULL. */
+static void reply_core_error(struct control_reply *reply, int result, const char *vm)
+{
+    int error = -result;
+
+    if (error == ENOENT && vm)
+        reply_error(reply, error, "no VM '%.64s' is connected", vm);
+    else if (error == ETIMEDOUT)
+        reply_error(reply, error, "the daemon did not answer within %d s; try again",
+                    CORE_CALL_TIMEOUT_MS / 1000);
+    else
+        reply_error(reply, error, "%s", strerror(error));
+}
+
+static void reply_json(struct control_reply *reply, unsigned status, json_t *json)
+{
+    reply->status = status;
+    reply->json = json;
+}
+
+static void reply_job(struct control_reply *reply, int result, uint64_t job, const char *vm)
+{
+    if (result)
+        reply_core_error(reply, result, vm);
+    else
+        reply_json(reply, MHD_HTTP_ACCEPTED, json_pack("{s:I}", "job", (json_int_t)job));
+}
+
+/* ---------------------------------------------------------------- what is read */
+
+static struct core_snapshot *snapshot_take(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot;
+    int result = core_snapshot_take(request->core, &snapshot);
+
+    if (result) {
+        reply_core_error(reply, result, NULL);
+        return NULL;
+    }
+    return snapshot;
+}
+
+static void get_status(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    reply_json(reply, MHD_HTTP_OK, control_json_status(snapshot));
+    core_snapshot_free(snapshot);
+}
+
+static void get_vms(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    reply_json(reply, MHD_HTTP_OK, control_json_vms(snapshot));
+    core_snapshot_free(snapshot);
+}
+
+/* By name, else by id: a VM may be called "7". */
+static const struct core_vm *vm_find(const struct core_snapshot *snapshot, const char *key)
+{
+    char id[16];
+
+    for (size_t i = 0; i < snapshot->nvms; i++)
+        if (!strcmp(snapshot->vms[i].name, key))
+            return &snapshot->vms[i];
+    for (size_t i = 0; i < snapshot->nvms; i++) {
+        snprintf(id, sizeof id, "%u", snapshot->vms[i].id);
+        if (!strcmp(id, key))
+            return &snapshot->vms[i];
+    }
+    return NULL;
+}
+
+static void get_vm(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    const struct core_vm *vm = vm_find(snapshot, request->arg);
+    if (vm)
+        reply_json(reply, MHD_HTTP_OK, control_json_vm(vm));
+    else
+        reply_core_error(reply, -ENOENT, request->arg);
+    core_snapshot_free(snapshot);
+}
+
+static void get_metrics(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    int result = metrics_format(snapshot, &reply->text, &reply->text_bytes);
+    core_snapshot_free(snapshot);
+    if (result)
+        reply_core_error(reply, result, NULL);
+    else
+        reply->status = MHD_HTTP_OK;
+}
+
+/* ---------------------------------------------------------------- what is done */
+
+/* A VM named in a body: bounded before the core sees it. */
+static bool vm_name_ok(const char *vm, struct control_reply *reply)
+{
+    size_t length = strlen(vm);
+
+    if (length && length < CORE_NAME_BYTES)
+        return true;
+    reply_error(reply, EINVAL, "a VM's name or id has 1 to %d bytes", CORE_NAME_BYTES - 1);
+    return false;
+}
+
+/* The body did not have the form of json_unpack_ex(). */
+static void reply_bad_body(struct control_reply *reply, const json_error_t *error, const char *expected)
+{
+    reply_error(reply, EINVAL, "%s; expected %s", error->text, expected);
+}
+
+static void post_merge(struct control_request *request, struct control_reply *reply)
+{
+    const char *vm = NULL;
+    json_error_t error;
+    int on;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s:b, s?s !}", "on", &on, "vm", &vm)) {
+        reply_bad_body(reply, &error, "{\"on\": true|false, \"vm\": NAME (optional)}");
+        return;
+    }
+    if (vm && !vm_name_ok(vm, reply))
+        return;
+    int result = core_merge_set(request->core, vm, on);
+    if (result)
+        reply_core_error(reply, result, vm);
+    else
+        reply_json(reply, MHD_HTTP_OK, json_pack("{s:b, s:s?}", "on", on, "vm", vm));
+}
+
+static void post_unmerge(struct control_request *request, struct control_reply *reply)
+{
+    const char *vm;
+    json_error_t error;
+    uint64_t job = 0;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s:s !}", "vm", &vm)) {
+        reply_bad_body(reply, &error, "{\"vm\": NAME or \"all\"}");
+        return;
+    }
+    if (!vm_name_ok(vm, reply))
+        return;
+    bool all = !strcmp(vm, "all");
+    int result = core_unmerge_start(request->core, all ? NULL : vm, &job);
+    reply_job(reply, result, job, all ? NULL : vm);
+}
+
+static void post_settle(struct control_request *request, struct control_reply *reply)
+{
+    json_error_t error;
+    uint64_t job = 0;
+
+    if (json_unpack_ex(request->json, &error, 0, "{!}")) {
+        reply_bad_body(reply, &error, "{}");
+        return;
+    }
+    int result = core_settle_start(request->core, &job);
+    reply_job(reply, result, job, NULL);
+}
+
+static void post_estimate(struct control_request *request, struct control_reply *reply)
+{
+    const char *names[CORE_VMS_MAX];
+    json_t *list = NULL;
+    json_error_t error;
+    uint64_t job = 0;
+    size_t n = 0;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s?o !}", "vms", &list) || (list && !json_is_array(list))) {
+        reply_error(reply, EINVAL, "expected {\"vms\": [NAME, ...]}, or {} for all");
+        return;
+    }
+    if (list && json_array_size(list) > CORE_VMS_MAX) {
+        reply_error(reply, E2BIG, "at most %d VMs", CORE_VMS_MAX);
+        return;
+    }
+    for (; n < json_array_size(list); n++) {
+        names[n] = json_string_value(json_array_get(list, n));
+        if (!names[n]) {
+            reply_error(reply, EINVAL, "expected a list of VM names (strings)");
+            return;
+        }
+        if (!vm_name_ok(names[n], reply))
+            return;
+    }
+    int result = core_estimate_start(request->core, n, names, &job);
+    if (result == -ENOENT)
+        reply_error(reply, ENOENT, "a VM in the list is not connected");
+    else
+        reply_job(reply, result, job, NULL);
+}
+
+/* ---------------------------------------------------------------- jobs */
+
+/* A decimal number of at most `max`; nothing before or after it. */
+static int parse_number(const char *text, uint64_t max, uint64_t *ret_value)
+{
+    char *end;
+
+    if (!text || *text < '0' || *text > '9')
+        return -EINVAL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (errno || *end || value > max)
+        return -EINVAL;
+    *ret_value = value;
+    return 0;
+}
+
+static int parse_job(struct control_request *request, struct control_reply *reply, uint64_t *ret_job)
+{
+    int result = parse_number(request->arg, INT64_MAX, ret_job);
+
+    if (result)
+        reply_error(reply, EINVAL, "'%.64s' is no job number", request->arg);
+    return result;
+}
+
+static void reply_no_job(struct control_reply *reply, int result, uint64_t job)
+{
+    if (result == -ENOENT)
+        reply_error(reply, ENOENT, "no job %llu; the %d latest are remembered", (unsigned long long)job,
+                    CORE_JOBS_MAX);
+    else
+        reply_core_error(reply, result, NULL);
+}
+
+/* With ?wait_ms=N: answers when the job has ended, or after N ms. */
+static void get_job(struct control_request *request, struct control_reply *reply)
+{
+    const struct timespec pause = {.tv_nsec = JOB_POLL_MS * 1000000l};
+    uint64_t id, wait_ms = 0;
+    struct core_job job;
+
+    if (parse_job(request, reply, &id))
+        return;
+    if (request->wait_ms && parse_number(request->wait_ms, CONTROL_WAIT_MS_MAX, &wait_ms)) {
+        reply_error(reply, EINVAL, "wait_ms is a number from 0 to %d", CONTROL_WAIT_MS_MAX);
+        return;
+    }
+    for (uint64_t end_ns = clock_now_ns() + wait_ms * CLOCK_MS;;) {
+        int result = core_job_poll(request->core, id, &job);
+        if (result) {
+            reply_no_job(reply, result, id);
+            return;
+        }
+        if (job.state != CORE_JOB_RUNNING || clock_now_ns() >= end_ns || atomic_load(request->stopping))
+            break;
+        nanosleep(&pause, NULL);
+    }
+    reply_json(reply, MHD_HTTP_OK, control_json_job(&job));
+}
+
+static void delete_job(struct control_request *request, struct control_reply *reply)
+{
+    uint64_t id;
+
+    if (parse_job(request, reply, &id))
+        return;
+    int result = core_job_cancel(request->core, id);
+    if (result)
+        reply_no_job(reply, result, id);
+    else
+        reply_json(reply, MHD_HTTP_OK, json_pack("{s:I}", "job", (json_int_t)id));
+}
+
+/* ---------------------------------------------------------------- routes */
+
+struct route {
+    const char *method;
+    const char *path; /* a '*' at its end stands for one path segment */
+    bool body;        /* takes a JSON object; none stands for {} */
+    void (*handle)(struct control_request *request, struct control_reply *reply);
+};
+
+static const struct route routes[] = {
+    {"GET", "/v1/status", false, get_status},      {"GET", "/v1/vms", false, get_vms},
+    {"GET", "/v1/vms/*", false, get_vm},           {"POST", "/v1/merge", true, post_merge},
+    {"POST", "/v1/unmerge", true, post_unmerge},   {"POST", "/v1/settle", true, post_settle},
+    {"POST", "/v1/estimate", true, post_estimate}, {"GET", "/v1/jobs/*", false, get_job},
+    {"DELETE", "/v1/jobs/*", false, delete_job},   {"GET", "/metrics", false, get_metrics},
+};
+
+/* Whether `url` is of the route; says what '*' stands for. */
+static bool route_matches(const struct route *route, const char *url, const char **ret_arg)
+{
+    size_t fixed = strcspn(route->path, "*");
+
+    if (!route->path[fixed])
+        return !strcmp(url, route->path);
+    if (strncmp(url, route->path, fixed) || !url[fixed] || strchr(url + fixed, '/'))
+        return false;
+    *ret_arg = url + fixed;
+    return true;
+}
+
+/* The body as an object; false: replied. */
+static bool body_parse(struct control_request *request, struct control_reply *reply)
+{
+    const char *text = request->body_bytes ? request->body : "{}";
+    size_t bytes = request->body_bytes ? request->body_bytes : 2;
+    json_error_t error;
+
+    request->json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (json_is_object(request->json))
+        return true;
+    if (request->json)
+        reply_error(reply, EINVAL, "the body is not a JSON object");
+    else
+        reply_error(reply, EINVAL, "the body is not JSON: %s at byte %d", error.text, error.position);
+    return false;
+}
+
+void control_api_dispatch(struct control_request *request, const char *method, const char *url,
+                          struct control_reply *reply)
+{
+    const char *allow = NULL;
+
+    if (request->body_bytes > CONTROL_BODY_BYTES) {
+        reply_error(reply, EMSGSIZE, "the body is longer than %u bytes", CONTROL_BODY_BYTES);
+        return;
+    }
+    if (!strcmp(method, "HEAD"))
+        method = "GET";
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+        if (!route_matches(&routes[i], url, &request->arg))
+            continue;
+        if (!strcmp(routes[i].method, method)) {
+            if (!routes[i].body || body_parse(request, reply))
+                routes[i].handle(request, reply);
+            return;
+        }
+        allow = !allow ? routes[i].method : "GET, DELETE"; /* only jobs take two */
+    }
+    if (allow) {
+        reply_error(reply, EINVAL, "%.16s is not possible here, but %s", method, allow);
+        reply->status = MHD_HTTP_METHOD_NOT_ALLOWED;
+        reply->allow = allow;
+    } else {
+        reply_error(reply, ENOENT, "no such path; the API starts at /v1/status");
+    }
+}

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Theory of operation: see join.h, and "Life of a session" in memd/wire.h. */
+#include "memd/daemon/join.h"
+
+#include "memd/common/clock.h"
+#include "memd/daemon/channel.h"
+#include "memd/daemon/session.h"
+#include "memd/daemon/state.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+
+#define WELCOME_FDS_MAX (3 + WIRE_NODES_MAX + 1)
+
+static void set_state(struct session *session, enum session_state state)
+{
+    session->state = state;
+    session->since_ns = clock_now_ns();
+}
+
+/* ---------------------------------------------------------------- who it is */
+
+static bool is_name(const char *name, size_t bytes)
+{
+    size_t len = strnlen(name, bytes);
+    if (!len || len == bytes)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        if (!isalnum((unsigned char)name[i]) && !strchr("._-", name[i]))
+            return false;
+    return true;
+}
+
+/* pid, start and pidfd of the peer. The kernel's word counts, not HELLO's. */
+static int identify(struct session *session, struct registry_entry *engine)
+{
+    const char *proc_root = session->core->config.proc_root;
+    if (session->pid <= 0)
+        return -ESRCH;
+    int err = proc_start_time(proc_root, session->pid, &engine->start);
+    if (err)
+        return err;
+
+    int pidfd;
+    socklen_t len = sizeof pidfd;
+    if (getsockopt(session->sock.fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len)) {
+        pidfd = proc_open_pidfd(proc_root, session->pid, engine->start);
+        if (pidfd < 0)
+            return pidfd;
+    }
+    if (proc_has_ended(pidfd)) { /* then `start` may be that of the pid's next owner */
+        close(pidfd);
+        return -ESRCH;
+    }
+    session->pidfd = pidfd;
+    engine->pid = session->pid;
+    engine->uid = session->uid;
+    return 0;
+}
+
+static bool is_same(const struct registry_entry *a, const struct registry_entry *b)
+{
+    return a->pid == b->pid && a->start == b->start;
+}
+
+/* A VM of that name that is another process and alive. One that has just died is cleared away. */
+static bool is_name_taken(struct core *core, const struct registry_entry *engine, int *ret_pid)
+{
+    struct awaited *awaited = domain_find_awaited_name(core, engine->name);
+    if (awaited && !is_same(&awaited->entry, engine) && !proc_has_ended(awaited->pidfd.fd)) {
+        *ret_pid = awaited->entry.pid;
+        return true;
+    }
+    struct vm *vm, *next;
+    cds_list_for_each_entry_safe (vm, next, &core->vms, link) {
+        if (strcmp(vm->engine.name, engine->name) || is_same(&vm->engine, engine))
+            continue;
+        if (!proc_has_ended(vm->pidfd.fd)) {
+            *ret_pid = vm->engine.pid;
+            return true;
+        }
+        vm_gone(vm);
+    }
+    return false;
+}
+
+/* ---------------------------------------------------------------- HELLO */
+
+/* Returns NULL, or what is wrong. */
+static const char *check_hello(const struct wire_msg_hello *hello)
+{
+    if (!is_name(hello->name, sizeof hello->name))
+        return "a VM's name is 1 to 63 characters of A-Z a-z 0-9 . _ -";
+    if (!memchr(hello->domain, 0, sizeof hello->domain) || !memchr(hello->release, 0, sizeof hello->release))
+        return "HELLO has a string without an end";
+    if (hello->version_min > hello->version_max || hello->map_version_min > hello->map_version_max)
+        return "HELLO has versions in the wrong order";
+    return NULL;
+}
+
+static bool versions_meet(struct session *session, const struct wire_msg_hello *hello)
+{
+    if (hello->version_min <= WIRE_VERSION_MAX && hello->version_max >= WIRE_VERSION_MIN &&
+        hello->map_version_min <= WIRE_MAP_VERSION_MAX && hello->map_version_max >= WIRE_MAP_VERSION_MIN)
+        return true;
+    session_end(session, EPROTONOSUPPORT,
+                "this memd speaks protocol %d-%d with page maps %d-%d, libmemd %.15s in VM %.40s %d-%d with %d-%d:"
+                " upgrade the older",
+                WIRE_VERSION_MIN, WIRE_VERSION_MAX, WIRE_MAP_VERSION_MIN, WIRE_MAP_VERSION_MAX,
+                hello->release, hello->name, hello->version_min, hello->version_max, hello->map_version_min,
+                hello->map_version_max);
+    return false;
+}
+
+/* The VM of this process and name, made if it is new. NULL: the session has ended. */
+static struct vm *find_vm(struct session *session, const struct wire_msg_hello *hello,
+                          struct registry_entry *engine)
+{
+    struct core *core = session->core;
+    struct awaited *awaited = domain_find_awaited(core, engine);
+    struct domain *domain;
+    struct vm *vm = vm_find(core, engine->name);
+
+    if (vm && strcmp(vm->engine.name, engine->name))
+        vm = NULL; /* found by its number */
+    int err = domain_join(core, hello->domain, engine, &domain);
+    if (err) {
+        session_end(session, -err, err == -ENOENT   ? "no domain %.40s: add [domain %.40s] to memd's configuration"
+                                   : err == -EACCES ? "domain %.40s is not open to this uid: add it to [domain %.40s]"
+                                                    : "cannot make domain \"%.40s\" for VM %.40s",
+                    hello->domain, err == -ENOENT || err == -EACCES ? hello->domain : engine->name);
+        return NULL;
+    }
+    if ((vm && vm->domain != domain) || (awaited && awaited->domain != domain)) {
+        session_end(session, EINVAL, "VM %.40s has pages in domain %.60s and cannot change to another",
+                    engine->name, vm ? vm->domain->name : awaited->domain->name);
+        domain_left(domain);
+        return NULL;
+    }
+    if (vm) {
+        if (vm->session)
+            session_drop(vm->session); /* it has connected anew before we saw the old connection close */
+        return vm;
+    }
+    engine->merge_on = awaited ? awaited->entry.merge_on : core->merge_on;
+    err = vm_new(core, domain, engine, session->pidfd, &vm);
+    if (err) {
+        session_end(session, -err, "cannot register VM %.40s: %s", engine->name, strerror(-err));
+        domain_left(domain);
+        return NULL;
+    }
+    vm->unmerged = !engine->merge_on && awaited;
+    session->pidfd = -1;
+    return vm;
+}
+
+static int send_with_fds(int sock, const void *msg, size_t bytes, const int *fds, size_t nfds)
+{
+    _Alignas(8) unsigned char control[CMSG_SPACE(WELCOME_FDS_MAX * sizeof(int))] = {0};
+    struct iovec iov = {.iov_base = (void *)msg, .iov_len = bytes};
+    struct msghdr header = {.msg_iov = &iov,
+                            .msg_iovlen = 1,
+                            .msg_control = control,
+                            .msg_controllen = CMSG_SPACE(nfds * sizeof(int))};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&header);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+    memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
+    return sendmsg(sock, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static int send_welcome(struct session *session, uint32_t hello_flags)
+{
+    struct core *core = session->core;
+    struct domain *domain = session->vm->domain;
+    struct wire_msg_welcome welcome = {
+        .h = {.magic = WIRE_MAGIC, .type = WIRE_WELCOME, .bytes = sizeof welcome},
+        .version = WIRE_VERSION_MAX,
+        .map_version = WIRE_MAP_VERSION_MAX,
+        .nstores = (uint16_t)domain->nstores,
+        .vm_id = session->vm->id,
+        .incarnation = core->incarnation,
+        .store_bytes = (uint64_t)domain->stores[0].nframes * WIRE_PAGE_BYTES,
+    };
+    snprintf(welcome.domain, sizeof welcome.domain, "%s", domain->name);
+
+    int fds[WELCOME_FDS_MAX] = {session->shm_fd, session->up.fd, session->down_fd};
+    size_t nfds = 3;
+    int err = 0;
+    for (unsigned i = 0; i < domain->nstores && !err; i++) {
+        int fd = store_open_readonly(domain->dir_fd, i);
+        err = fd < 0 ? fd : 0;
+        if (!err)
+            fds[nfds++] = fd;
+    }
+    size_t opened = nfds;
+    if ((hello_flags & WIRE_HELLO_WANT_UFFD) && core->uffd_fd >= 0) {
+        fds[nfds++] = core->uffd_fd;
+        welcome.flags |= WIRE_WELCOME_UFFD;
+    }
+    if (!err)
+        err = send_with_fds(session->sock.fd, &welcome, sizeof welcome, fds, nfds);
+    for (size_t i = 3; i < opened; i++)
+        close(fds[i]);
+    return err;
+}
+
+void join_hello(struct session *session, const void *msg, int fd)
+{
+    const struct wire_msg_hello *hello = msg;
+    struct registry_entry engine = {0};
+    const char *fault = session->state == SESSION_GREETING ? check_hello(hello) : "HELLO said twice";
+    int other_pid;
+
+    (void)fd;
+    if (fault) {
+        session_end(session, EPROTO, "%s", fault);
+        return;
+    }
+    if (!versions_meet(session, hello))
+        return;
+    strcpy(engine.name, hello->name);
+    int err = identify(session, &engine);
+    if (err) {
+        session_end(session, -err, "cannot tell which process this is: run memd in the VMM's pid namespace or "
+                                   "a parent of it");
+        return;
+    }
+    if (is_name_taken(session->core, &engine, &other_pid)) {
+        session_end(session, EEXIST, "a VM named %s is running (pid %d): give this one another name",
+                    engine.name, other_pid);
+        return;
+    }
+    if (session->core->nvms >= CORE_VMS_MAX) {
+        session_end(session, ENOSPC, "there are %d VMs, which is as many as memd serves", CORE_VMS_MAX);
+        return;
+    }
+    struct vm *vm = find_vm(session, hello, &engine);
+    if (!vm)
+        return;
+    session->vm = vm;
+    vm->session = session;
+    vm->lost_ns = 0;
+    snprintf(vm->release, sizeof vm->release, "%.15s", hello->release);
+    set_state(session, SESSION_JOINING);
+    err = channel_open(session);
+    if (!err)
+        err = send_welcome(session, hello->flags);
+    if (err)
+        session_end(session, -err, "cannot set up shared memory for VM %s: %s", vm->engine.name,
+                    strerror(-err));
+}
+
+/* ---------------------------------------------------------------- regions */
+
+static void refuse_region(struct session *session, uint32_t id, int error)
+{
+    struct wire_msg_region refused = {
+        .h = {.magic = WIRE_MAGIC, .type = WIRE_REGION_REFUSED, .bytes = sizeof refused},
+        .region = id,
+        .error = error,
+    };
+    if (log_allowed(&session->core->peer_log))
+        log_warn("VM %s: region %u refused: %s", session->vm->engine.name, id, strerror(error));
+    if (send(session->sock.fd, &refused, sizeof refused, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        session_end(session, errno, "it does not read its socket");
+}
+
+static uint64_t joining_pages(const struct session *session)
+{
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
+        if (session->joining[i])
+            pages += session->joining[i]->npages;
+    return pages;
+}
+
+/* A region added later starts with an empty map: there is nothing to adopt. */
+static int add_late(struct session *session, struct region *region)
+{
+    struct region **place = &session->vm->region[region->id];
+
+    if (*place)
+        region_succeed(region, *place);
+    *place = region;
+    close(region->map_fd);
+    region->map_fd = -1;
+    return 0;
+}
+
+void join_region_add(struct session *session, const void *msg, int fd)
+{
+    const struct wire_msg_region_add *add = msg;
+    struct vm *vm = session->vm;
+    struct region *region;
+
+    if (session->state != SESSION_JOINING && session->state != SESSION_LIVE) {
+        close(fd);
+        session_end(session, EPROTO, "REGION_ADD out of turn");
+        return;
+    }
+    bool live = session->state == SESSION_LIVE;
+    if (add->region >= WIRE_REGIONS_MAX || session->joining[add->region] ||
+        (live && vm->region[add->region] && vm->region[add->region]->map)) {
+        close(fd);
+        refuse_region(session, add->region, add->region >= WIRE_REGIONS_MAX ? EINVAL : EEXIST);
+        return;
+    }
+    int err = region_new(vm, add, fd, live ? vm_guest_pages(vm) : joining_pages(session), &region);
+    if (err) {
+        refuse_region(session, add->region, -err);
+        return;
+    }
+    if (live)
+        add_late(session, region);
+    else
+        session->joining[add->region] = region;
+}
+
+void join_region_del(struct session *session, const void *msg, int fd)
+{
+    const struct wire_msg_region *del = msg;
+    struct vm *vm = session->vm;
+
+    (void)fd;
+    if (session->state != SESSION_LIVE || del->region >= WIRE_REGIONS_MAX || !vm->region[del->region]) {
+        session_end(session, EPROTO, "REGION_DEL of no region");
+        return;
+    }
+    channel_drain(session); /* what it dropped before it said so */
+    if (session->ended)
+        return;
+    struct region *region = vm->region[del->region];
+    region_detach(region);
+    region_settle_deleted(region);
+}
+
+/* ---------------------------------------------------------------- READY, BYE */
+
+void join_ready(struct session *session, const void *msg, int fd)
+{
+    (void)msg;
+    (void)fd;
+    if (session->state != SESSION_JOINING) {
+        session_end(session, EPROTO, "READY out of turn");
+        return;
+    }
+    set_state(session, SESSION_ADOPTING);
+    channel_wake(session);
+}
+
+void join_bye(struct session *session, const void *msg, int fd)
+{
+    (void)msg;
+    (void)fd;
+    if (!session->vm) {
+        session_drop(session);
+        return;
+    }
+    log_info("VM %s (pid %d) has left", session->vm->engine.name, (int)session->pid);
+    vm_gone(session->vm);
+}
+
+/* ---------------------------------------------------------------- adopting */
+
+/* One page map entry that names a frame. What an engine claims must be what this daemon gave it, or, after a
+ * restart, be possible: then it is registered, and the frame has bytes. Returns false if it lies. */
+static bool adopt_entry(struct session *session, struct region *region, uint64_t page, uint32_t number)
+{
+    struct vm *vm = session->vm;
+    struct frame *frame = domain_frame(vm->domain, number);
+
+    if (!frame || (frame->state != FRAME_LIVE && frame->state != FRAME_UNHASHED))
+        return false;
+    if (vm->adopted) {
+        const struct region *old = vm->region[region->id];
+        if (!old || !holdings_has(&old->holdings, (uint32_t)page, 1, number))
+            return false;
+    } else if (!domain_find_awaited(vm->core, &vm->engine)) {
+        return false;
+    }
+    return !region_hold(region, (uint32_t)page, 1, number);
+}
+
+static void finish(struct session *session)
+{
+    struct vm *vm = session->vm;
+    struct wire_msg adopted = {.magic = WIRE_MAGIC, .type = WIRE_ADOPTED, .bytes = sizeof adopted};
+    struct awaited *awaited = domain_find_awaited(vm->core, &vm->engine);
+
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++) {
+        if (vm->region[i])
+            region_free(vm->region[i]);
+        vm->region[i] = session->joining[i];
+        session->joining[i] = NULL;
+        if (vm->region[i]) {
+            close(vm->region[i]->map_fd);
+            vm->region[i]->map_fd = -1;
+        }
+    }
+    vm->adopted = true;
+    vm->fence = vm->domain->fence; /* all it held is counted now */
+    if (awaited)
+        domain_forget_awaited(awaited);
+    set_state(session, SESSION_LIVE);
+    session->budget_due = true;
+    vm->settled = false;
+    vm->pass.started_ns = session->since_ns;
+    vm->advice.sent.r.type = 0;
+    int err = channel_start(session);
+    if (!err && send(session->sock.fd, &adopted, sizeof adopted, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        err = -errno;
+    if (err) {
+        session_end(session, -err, "cannot start: %s", strerror(-err));
+        return;
+    }
+    log_info("VM %s (pid %d, libmemd %s) joined domain %s: %llu MiB, %llu pages merged", vm->engine.name,
+             (int)vm->engine.pid, vm->release, vm->domain->name,
+             (unsigned long long)vm_guest_pages(vm) >> 8, (unsigned long long)vm->held_pages);
+    domain_tend_fence(vm->domain, session->since_ns);
+}
+
+bool session_adopt(struct session *session)
+{
+    unsigned budget = SESSION_ADOPT_ENTRIES;
+
+    while (session->adopt_region < WIRE_REGIONS_MAX) {
+        struct region *region = session->joining[session->adopt_region];
+        uint64_t from, to;
+        if (!region || !region_next_entries(region, session->adopt_page, &from, &to)) {
+            session->adopt_region++;
+            session->adopt_page = 0;
+            continue;
+        }
+        if (to - from > budget)
+            to = from + budget;
+        for (uint64_t page = from; page < to; page++) {
+            uint32_t number = (uint32_t)(region_entry(region, page) >> WIRE_PAGE_FRAME_SHIFT);
+            if (number && !adopt_entry(session, region, page, number)) {
+                session_end(session, EPROTO, "region %u, page %llu names frame %#x, which it never got",
+                            region->id, (unsigned long long)page, number);
+                return false;
+            }
+        }
+        session->adopt_page = to;
+        budget -= (unsigned)(to - from);
+        if (!budget)
+            return true;
+    }
+    finish(session);
+    return false;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * metrics: OpenMetrics text from a snapshot.
+ *
+ * Names. memd_NAME is the daemon's, the host's or the sum over all VMs, the ones that have left included;
+ * memd_vm_NAME{vm,id,domain} is one VM's and memd_domain_NAME{domain} one domain's. The sums are families of
+ * their own, so that sum(memd_vm_...) counts nothing twice.
+ *
+ * Form (OpenMetrics 1.0): every family is one block, "# TYPE" first; samples of counters end in _total; a
+ * unit is the end of the name; label values escape backslash, quote and newline; the page ends with "# EOF".
+ */
+#include "memd/daemon/metrics.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNTER(field, kind, help)                                \
+    {                                                             \
+#field, help, offsetof(struct core_counters, field), kind \
+    }
+
+const struct metrics_counter metrics_counters[] = {
+    COUNTER(guest_bytes, METRICS_GAUGE, "Guest RAM enrolled."),
+    COUNTER(zero_pages, METRICS_GAUGE, "Pages known to be all zero and dropped."),
+    COUNTER(pages_shared, METRICS_GAUGE, "Frames in use."),
+    COUNTER(pages_sharing, METRICS_GAUGE, "Further pages that map a frame in use."),
+    COUNTER(pages_unshared, METRICS_GAUGE, "Pages hashed for which no equal page is known."),
+    COUNTER(pages_volatile, METRICS_GAUGE, "Pages written too often to be worth hashing."),
+    COUNTER(pages_skipped, METRICS_GAUGE, "Pages in huge pages kept whole, or passed over."),
+    COUNTER(full_scans, METRICS_COUNTER, "Rounds completed over all guest RAM."),
+    COUNTER(merges, METRICS_COUNTER, "Pages merged, zero pages not counted."),
+    COUNTER(zero_drops, METRICS_COUNTER, "Zero pages dropped."),
+    COUNTER(cow_breaks, METRICS_COUNTER, "Merged pages written since."),
+    COUNTER(heals, METRICS_COUNTER, "Pages brought back into plain memory."),
+    COUNTER(faults, METRICS_COUNTER, "Accesses that waited for a fault server."),
+    COUNTER(rejected, METRICS_COUNTER, "Proposals refused because the bytes differed."),
+    COUNTER(huge_broken, METRICS_COUNTER, "Huge pages broken up to reclaim parts of them."),
+    COUNTER(saved_bytes, METRICS_GAUGE, "Guest pages no longer held privately, in bytes."),
+    COUNTER(metadata_bytes, METRICS_GAUGE, "Memory memd itself needs for this."),
+    COUNTER(net_saved_bytes, METRICS_GAUGE_BOTH, "Saved, less frames and metadata."),
+    COUNTER(cpu_ns, METRICS_COUNTER_NS, "CPU time of the engines; in sums with the daemon's."),
+    COUNTER(vmas_used, METRICS_GAUGE, "Mappings memd added to the VMM."),
+    COUNTER(vmas_limit, METRICS_GAUGE, "Mappings memd may add to the VMM."),
+};
+const size_t metrics_ncounters = sizeof metrics_counters / sizeof metrics_counters[0];
+
+/* All of core_counters is named: what is not in the table is the array by reason. */
+static_assert(sizeof(struct core_counters) == sizeof metrics_counters / sizeof metrics_counters[0] * 8 +
+                                                  sizeof(((struct core_counters *)0)->ineligible_bytes),
+              "a counter without a name");
+
+const char *const metrics_ineligible_names[MEMD_INELIGIBLE_COUNT] = {
+    [MEMD_INELIGIBLE_PINNED] = "pinned",   [MEMD_INELIGIBLE_LOCKED] = "locked",
+    [MEMD_INELIGIBLE_HUGETLB] = "hugetlb", [MEMD_INELIGIBLE_SHARED] = "shared",
+    [MEMD_INELIGIBLE_UFFD] = "uffd",       [MEMD_INELIGIBLE_OTHER] = "other",
+};
+static_assert(sizeof(((struct core_counters *)0)->ineligible_bytes) ==
+                  MEMD_INELIGIBLE_COUNT * sizeof(uint64_t),
+              "a name for each reason");
+
+/* The labels of a sample: of one VM, of one domain, or none. */
+struct labels {
+    const struct core_vm *vm;
+    const struct core_domain *domain;
+};
+
+static void put_escaped(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '\\' || *text == '"')
+            fputc('\\', out);
+        if (*text == '\n')
+            fputs("\\n", out);
+        else
+            fputc(*text, out);
+    }
+}
+
+static void put_labels(FILE *out, const struct labels *labels, const char *reason)
+{
+    if (labels->vm) {
+        fputs("{vm=\"", out);
+        put_escaped(out, labels->vm->name);
+        fprintf(out, "\",id=\"%" PRIu32 "\",domain=\"", labels->vm->id);
+        put_escaped(out, labels->vm->domain);
+    } else if (labels->domain) {
+        fputs("{domain=\"", out);
+        put_escaped(out, labels->domain->name);
+    }
+    if (reason)
+        fprintf(out, "%sreason=\"%s\"}", labels->vm ? "\"," : "{", reason);
+    else if (labels->vm || labels->domain)
+        fputs("\"}", out);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), want = strlen(end);
+
+    return length >= want && !strcmp(text + length - want, end);
+}
+
+/* "# TYPE", "# UNIT" where the name ends in one, "# HELP". */
+static void put_head(FILE *out, const char *prefix, const char *name, const char *type, const char *help)
+{
+    static const char *const units[] = {"bytes", "seconds"};
+
+    fprintf(out, "# TYPE %s%s %s\n", prefix, name, type);
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
+        if (ends_with(name, units[i]))
+            fprintf(out, "# UNIT %s%s %s\n", prefix, name, units[i]);
+    fprintf(out, "# HELP %s%s %s\n", prefix, name, help);
+}
+
+static void put_gauge(FILE *out, const char *name, const char *help, uint64_t value)
+{
+    put_head(out, "memd_", name, "gauge", help);
+    fprintf(out, "memd_%s %" PRIu64 "\n", name, value);
+}
+
+/* Nanoseconds as seconds, exact. */
+static void put_seconds(FILE *out, uint64_t ns)
+{
+    fprintf(out, "%" PRIu64 ".%09" PRIu64, ns / 1000000000, ns % 1000000000);
+}
+
+static void put_sample(FILE *out, const char *prefix, const struct metrics_counter *counter,
+                       const struct core_counters *values, const struct labels *labels)
+{
+    bool ns = counter->kind == METRICS_COUNTER_NS;
+    uint64_t value;
+
+    memcpy(&value, (const char *)values + counter->offset, sizeof value);
+    fprintf(out, "%s%s%s", prefix, ns ? "cpu_seconds" : counter->name,
+            ns || counter->kind == METRICS_COUNTER ? "_total" : "");
+    put_labels(out, labels, NULL);
+    fputc(' ', out);
+    if (ns)
+        put_seconds(out, value);
+    else if (counter->kind == METRICS_GAUGE_BOTH)
+        fprintf(out, "%" PRId64, (int64_t)value);
+    else
+        fprintf(out, "%" PRIu64, value);
+    fputc('\n', out);
+}
+
+static void put_ineligible(FILE *out, const char *prefix, const struct core_counters *values,
+                           const struct labels *labels)
+{
+    for (int i = 0; i < MEMD_INELIGIBLE_COUNT; i++) {
+        fprintf(out, "%sineligible_bytes", prefix);
+        put_labels(out, labels, metrics_ineligible_names[i]);
+        fprintf(out, " %" PRIu64 "\n", values->ineligible_bytes[i]);
+    }
+}
+
+/* Every counter of the table: the sums, or one sample per VM. */
+static void put_counters(FILE *out, const struct core_snapshot *snapshot, bool per_vm)
+{
+    static const struct labels none;
+    const char *prefix = per_vm ? "memd_vm_" : "memd_";
+    const char *help = "Guest RAM that takes no part, by reason.";
+
+    for (size_t i = 0; i < metrics_ncounters; i++) {
+        const struct metrics_counter *counter = &metrics_counters[i];
+        bool grows = counter->kind == METRICS_COUNTER || counter->kind == METRICS_COUNTER_NS;
+        put_head(out, prefix, counter->kind == METRICS_COUNTER_NS ? "cpu_seconds" : counter->name,
+                 grows ? "counter" : "gauge", counter->help);
+        for (size_t vm = 0; per_vm && vm < snapshot->nvms; vm++)
+            put_sample(out, prefix, counter, &snapshot->vms[vm].c,
+                       &(struct labels){.vm = &snapshot->vms[vm]});
+        if (!per_vm)
+            put_sample(out, prefix, counter, &snapshot->totals, &none);
+    }
+    put_head(out, prefix, "ineligible_bytes", "gauge", help);
+    for (size_t vm = 0; per_vm && vm < snapshot->nvms; vm++)
+        put_ineligible(out, prefix, &snapshot->vms[vm].c, &(struct labels){.vm = &snapshot->vms[vm]});
+    if (!per_vm)
+        put_ineligible(out, prefix, &snapshot->totals, &none);
+}
+
+static void put_vm_states(FILE *out, const struct core_snapshot *snapshot)
+{
+    put_head(out, "memd_vm_", "settled", "gauge", "1 if a whole pass found next to nothing left to merge.");
+    for (size_t vm = 0; vm < snapshot->nvms; vm++) {
+        fputs("memd_vm_settled", out);
+        put_labels(out, &(struct labels){.vm = &snapshot->vms[vm]}, NULL);
+        fprintf(out, " %d\n", snapshot->vms[vm].settled);
+    }
+    put_head(out, "memd_vm_", "merge_enabled", "gauge", "1 if merging is on for the VM.");
+    for (size_t vm = 0; vm < snapshot->nvms; vm++) {
+        fputs("memd_vm_merge_enabled", out);
+        put_labels(out, &(struct labels){.vm = &snapshot->vms[vm]}, NULL);
+        fprintf(out, " %d\n", snapshot->vms[vm].merge_on);
+    }
+}
+
+static void put_domains(FILE *out, const struct core_snapshot *snapshot)
+{
+    static const struct {
+        const char *name, *help;
+        size_t offset;
+    } fields[] = {
+        {"frames", "Frames in use.", offsetof(struct core_domain, frames)},
+        {"frame_bytes", "Frames in use, in bytes.", offsetof(struct core_domain, frame_bytes)},
+        {"store_bytes", "Memory the store files hold.", offsetof(struct core_domain, store_bytes)},
+        {"candidates", "Hashes waiting for an equal page.", offsetof(struct core_domain, candidates)},
+        {"index_bytes", "Memory of the daemon's content index.", offsetof(struct core_domain, index_bytes)},
+    };
+
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        put_head(out, "memd_domain_", fields[i].name, "gauge", fields[i].help);
+        for (size_t d = 0; d < snapshot->ndomains; d++) {
+            const struct core_domain *domain = &snapshot->domains[d];
+            uint64_t value;
+            memcpy(&value, (const char *)domain + fields[i].offset, sizeof value);
+            fprintf(out, "memd_domain_%s", fields[i].name);
+            put_labels(out, &(struct labels){.domain = domain}, NULL);
+            fprintf(out, " %" PRIu64 "\n", value);
+        }
+    }
+    put_head(out, "memd_domain_", "vms", "gauge", "VMs in the domain.");
+    for (size_t d = 0; d < snapshot->ndomains; d++) {
+        fputs("memd_domain_vms", out);
+        put_labels(out, &(struct labels){.domain = &snapshot->domains[d]}, NULL);
+        fprintf(out, " %" PRIu32 "\n", snapshot->domains[d].vms);
+    }
+}
+
+static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
+{
+    put_head(out, "memd_", "build", "info", "The running release.");
+    fputs("memd_build_info{version=\"", out);
+    put_escaped(out, snapshot->version);
+    fputs("\"} 1\n", out);
+    put_head(out, "memd_", "uptime_seconds", "gauge", "Time since the daemon started.");
+    fputs("memd_uptime_seconds ", out);
+    put_seconds(out, snapshot->uptime_ms * 1000000);
+    fputc('\n', out);
+    put_head(out, "memd_", "daemon_cpu_seconds", "counter", "CPU time of the daemon alone.");
+    fputs("memd_daemon_cpu_seconds_total ", out);
+    put_seconds(out, snapshot->daemon_cpu_ns);
+    fputc('\n', out);
+    put_gauge(out, "daemon_metadata_bytes", "Memory of the daemon's own tables.",
+              snapshot->daemon_metadata_bytes);
+    put_gauge(out, "restarts", "Daemons before this one that used its run directory.", snapshot->restarts);
+    put_gauge(out, "awaited_engines", "Engines of an earlier daemon neither back nor gone.",
+              snapshot->awaited_engines);
+    put_gauge(out, "merge_enabled", "1 if merging is on.", snapshot->merge_on);
+    put_gauge(out, "settled", "1 if a whole pass found next to nothing left to merge.", snapshot->settled);
+    put_gauge(out, "vms", "VMs connected.", snapshot->nvms);
+    put_gauge(out, "shortage", "1 while a shortage is reported; see memctl status.",
+              snapshot->warning[0] ? 1 : 0);
+    put_gauge(out, "host_mem_total_bytes", "Memory of the host.", snapshot->mem_total_bytes);
+    put_gauge(out, "host_mem_available_bytes", "Memory the host can still give out.",
+              snapshot->mem_available_bytes);
+}
+
+int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t *ret_bytes)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+
+    if (!out)
+        return -ENOMEM;
+    put_daemon(out, snapshot);
+    put_counters(out, snapshot, false);
+    put_domains(out, snapshot);
+    put_counters(out, snapshot, true);
+    put_vm_states(out, snapshot);
+    fputs("# EOF\n", out);
+    bool failed = ferror(out);
+    if (fclose(out) || failed) {
+        free(text);
+        return -ENOMEM;
+    }
+    *ret_text = text;
+    *ret_bytes = bytes;
+    return 0;
+}

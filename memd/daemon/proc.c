@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Theory of operation: see proc.h. */
+#include "memd/daemon/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PATH_BYTES 192
+
+/* Read a small file whole. Returns its length or -errno. */
+static ssize_t read_file(const char *path, char *buf, size_t bytes)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = read(fd, buf, bytes - 1);
+    int err = errno;
+    close(fd);
+    if (n < 0)
+        return -err;
+    buf[n] = '\0';
+    return n;
+}
+
+int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start)
+{
+    char path[PATH_BYTES], buf[1024];
+    snprintf(path, sizeof path, "%s/%d/stat", proc_root, (int)pid);
+    ssize_t n = read_file(path, buf, sizeof buf);
+    if (n < 0)
+        return n == -ENOENT ? -ESRCH : (int)n;
+
+    /* the command's name is in parentheses and may hold anything; field 3, the state, follows the last one */
+    char state;
+    uint64_t start;
+    const char *rest = strrchr(buf, ')');
+    if (!rest || sscanf(rest + 1,
+                        " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64,
+                        &state, &start) != 2)
+        return -EPROTO;
+    if (state == 'Z' || state == 'X')
+        return -ESRCH;
+    *ret_start = start;
+    return 0;
+}
+
+int proc_open_pidfd(const char *proc_root, pid_t pid, uint64_t start)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0)
+        return -errno;
+    /* the pid may have been taken by another process before the open: then its start differs */
+    uint64_t now_start;
+    int err = proc_start_time(proc_root, pid, &now_start);
+    if (!err && now_start != start)
+        err = -ESRCH;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+bool proc_has_ended(int pidfd)
+{
+    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
+    return poll(&poll_fd, 1, 0) == 1;
+}
+
+int proc_read_memory(const char *proc_root, struct proc_memory *ret_memory)
+{
+    char path[PATH_BYTES], buf[4096];
+    snprintf(path, sizeof path, "%s/meminfo", proc_root);
+    ssize_t n = read_file(path, buf, sizeof buf);
+    if (n < 0)
+        return (int)n;
+
+    uint64_t total_kib, available_kib;
+    const char *total = strstr(buf, "MemTotal:"), *available = strstr(buf, "MemAvailable:");
+    if (!total || !available || sscanf(total, "MemTotal: %" SCNu64, &total_kib) != 1 ||
+        sscanf(available, "MemAvailable: %" SCNu64, &available_kib) != 1)
+        return -EPROTO;
+    *ret_memory =
+        (struct proc_memory){.total_bytes = total_kib * 1024, .available_bytes = available_kib * 1024};
+    return 0;
+}
+
+uint64_t proc_max_map_count(const char *proc_root, uint64_t fallback)
+{
+    char path[PATH_BYTES], buf[64];
+    uint64_t count;
+    snprintf(path, sizeof path, "%s/sys/vm/max_map_count", proc_root);
+    if (read_file(path, buf, sizeof buf) < 0 || sscanf(buf, "%" SCNu64, &count) != 1)
+        return fallback;
+    return count;
+}

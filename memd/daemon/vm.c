@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Theory of operation: see vm.h. Regions: region.c. */
+#include "memd/daemon/vm.h"
+
+#include "memd/daemon/state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void on_process_dead(struct loop_source *source, uint32_t events)
+{
+    struct vm *vm = caa_container_of(source, struct vm, pidfd);
+
+    (void)events;
+    log_info("VM %s (pid %d) has ended", vm->engine.name, (int)vm->engine.pid);
+    vm_gone(vm);
+}
+
+int vm_new(struct core *core, struct domain *domain, const struct registry_entry *engine, int pidfd,
+           struct vm **ret_vm)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return -ENOMEM;
+    vm->core = core;
+    vm->domain = domain;
+    vm->id = ++core->next_vm_id;
+    vm->engine = *engine;
+    vm->merge_on = engine->merge_on;
+    vm->pidfd = (struct loop_source){.fd = pidfd, .ready = on_process_dead};
+    vm->fence = domain->fence; /* it knows no frame yet, or its map will be counted before it takes part */
+    vm->pass.started_ns = clock_now_ns();
+
+    int err = registry_write(domain->dir_fd, engine);
+    if (!err) {
+        err = loop_add(&core->loop, &vm->pidfd, EPOLLIN);
+        if (err)
+            registry_remove(domain->dir_fd, engine);
+    }
+    if (err) {
+        free(vm);
+        return err;
+    }
+    cds_list_add_tail(&vm->link, &core->vms);
+    cds_list_add_tail(&vm->domain_link, &domain->vms);
+    domain->nvms++;
+    core->nvms++;
+    *ret_vm = vm;
+    return 0;
+}
+
+/* Totals keep what a VM has done when it has left. */
+static void keep_counters(struct core_counters *sum, const struct vm *vm)
+{
+    sum->full_scans += vm->stats.full_scans;
+    sum->merges += vm->stats.merges;
+    sum->zero_drops += vm->stats.zero_drops;
+    sum->cow_breaks += vm->stats.cow_breaks;
+    sum->heals += vm->stats.heals;
+    sum->faults += vm->stats.faults;
+    sum->rejected += vm->stats.rejected;
+    sum->huge_broken += vm->stats.huge_broken;
+    sum->cpu_ns += vm->stats.cpu_ns;
+}
+
+void vm_gone(struct vm *vm)
+{
+    struct core *core = vm->core;
+    struct domain *domain = vm->domain;
+
+    if (vm->session)
+        session_drop(vm->session);
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
+        if (vm->region[i])
+            region_free(vm->region[i]);
+    keep_counters(&core->departed, vm);
+    jobs_vm_gone(vm);
+    loop_del(&core->loop, &vm->pidfd);
+    close(vm->pidfd.fd);
+    registry_remove(domain->dir_fd, &vm->engine);
+    cds_list_del(&vm->link);
+    cds_list_del(&vm->domain_link);
+    domain->nvms--;
+    core->nvms--;
+    free(vm);
+    domain_left(domain);
+}
+
+struct vm *vm_find(struct core *core, const char *name_or_id)
+{
+    struct vm *vm;
+    char *end;
+    unsigned long id = strtoul(name_or_id, &end, 10);
+    bool is_id = *name_or_id && !*end;
+
+    cds_list_for_each_entry (vm, &core->vms, link)
+        if (!strcmp(vm->engine.name, name_or_id))
+            return vm;
+    cds_list_for_each_entry (vm, &core->vms, link)
+        if (is_id && vm->id == id)
+            return vm;
+    return NULL;
+}
+
+void vm_set_merge(struct vm *vm, bool on)
+{
+    vm->merge_on = vm->engine.merge_on = on;
+    vm->unmerged = vm->unmerged && !on;
+    vm->settled = false;
+    vm->pass = (struct vm_pass){.started_ns = clock_now_ns(),
+                                .found_before = vm->merged_ever + vm->stats.zero_drops};
+    int err = registry_write(vm->domain->dir_fd, &vm->engine);
+    if (err)
+        log_warn("VM %s: cannot note that merging is %s for the next start of memd: %s", vm->engine.name,
+                 on ? "on" : "off", strerror(-err));
+    if (vm->session) {
+        vm->session->budget_due = true;
+        vm->session->round_due = on;
+        channel_wake(vm->session);
+    }
+}
+
+uint64_t vm_guest_pages(const struct vm *vm)
+{
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
+        if (vm->region[i])
+            pages += vm->region[i]->npages;
+    return pages;
+}
+
+/* What a peer says about itself is shown and added up: keep it within what can be. */
+static uint64_t read_stat(const _Atomic uint64_t *stat, uint64_t max)
+{
+    uint64_t value = atomic_load_explicit(stat, memory_order_relaxed);
+    return value < max ? value : max;
+}
+
+void vm_read_stats(struct vm *vm)
+{
+    if (!vm->session || vm->session->state != SESSION_LIVE)
+        return;
+    const struct wire_stats *in = &vm->session->shm->stats;
+    struct vm_stats *out = &vm->stats;
+    uint64_t pages = vm_guest_pages(vm), ever = 1ull << 48;
+
+    out->zero_pages = read_stat(&in->zero_pages, pages);
+    out->broken_pages = read_stat(&in->broken_pages, pages);
+    out->unshared_pages = read_stat(&in->unshared_pages, pages);
+    out->volatile_pages = read_stat(&in->volatile_pages, pages);
+    out->skipped_pages = read_stat(&in->skipped_pages, pages);
+    out->would_save_pages = read_stat(&in->would_save_pages, pages);
+    out->backlog_pages = read_stat(&in->backlog_pages, pages);
+    out->full_scans = read_stat(&in->full_scans, ever);
+    out->merges = read_stat(&in->merges, ever);
+    out->zero_drops = read_stat(&in->zero_drops, ever);
+    out->cow_breaks = read_stat(&in->cow_breaks, ever);
+    out->heals = read_stat(&in->heals, ever);
+    out->faults = read_stat(&in->faults, ever);
+    out->rejected = read_stat(&in->rejected, ever);
+    out->huge_broken = read_stat(&in->huge_broken, ever);
+    out->hashed_pages = read_stat(&in->hashed_pages, ever);
+    out->written_pages = read_stat(&in->written_pages, ever);
+    for (int i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
+        out->ineligible_bytes[i] = read_stat(&in->ineligible_bytes[i], pages * WIRE_PAGE_BYTES);
+    out->vmas_used = read_stat(&in->vmas_used, vm->core->max_map_count);
+    out->vmas_limit = read_stat(&in->vmas_limit, vm->core->max_map_count);
+    out->metadata_bytes = read_stat(&in->metadata_bytes, ever);
+    out->cpu_ns = read_stat(&in->cpu_ns, 1ull << 62);
+    out->state = read_stat(&in->state, WIRE_VM_CLOSING);
+    /* `prev` first: a round ending in between must not make a pass look longer than it was */
+    out->prev_started_ns = read_stat(&in->prev_started_ns, UINT64_MAX);
+    out->round_started_ns = read_stat(&in->round_started_ns, UINT64_MAX);
+}
+
+size_t vm_metadata_bytes(const struct vm *vm)
+{
+    size_t bytes = sizeof *vm;
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++) {
+        const struct region *region = vm->region[i];
+        if (!region)
+            continue;
+        bytes += sizeof *region + region->holdings.bytes;
+        if (region->huge)
+            bytes += (region->npages / WIRE_CHUNK_PAGES + 1) * sizeof *region->huge;
+    }
+    if (vm->session)
+        bytes += channel_bytes(vm->session);
+    return bytes;
+}

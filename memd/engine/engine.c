@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An engine's life: open, pause, statistics, close. What the parts do and which thread may do it: engine.h.
+ */
+#include "memd/engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <numa.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define PREFIX_MAX 8
+
+const char *memd_version(void)
+{
+    return MEMD_VERSION;
+}
+
+void engine_kick(struct memd *m)
+{
+    uint64_t one = 1;
+
+    if (write(m->wake_worker, &one, sizeof one) < 0 && errno != EAGAIN)
+        log_msg(m, MEMD_LOG_ERROR, "eventfd: %d", errno);
+}
+
+static bool name_valid(const char *name)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t n = name ? strlen(name) : 0;
+
+    return n >= 1 && n <= MEMD_NAME_MAX && strspn(name, letters) == n;
+}
+
+static bool options_valid(const struct memd_options *o)
+{
+    return o && o->size >= sizeof *o && name_valid(o->name) && (!o->domain || name_valid(o->domain)) &&
+           (!o->thread_prefix || strlen(o->thread_prefix) <= PREFIX_MAX) && o->worker_nice >= 0 &&
+           o->worker_nice <= 19 && !(o->flags & ~MEMD_OPEN_NO_DAEMON);
+}
+
+static uint64_t read_max_map_count(void)
+{
+    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+    unsigned long n = 65530;
+
+    if (f) {
+        if (fscanf(f, "%lu", &n) != 1)
+            n = 65530;
+        fclose(f);
+    }
+    return n;
+}
+
+static void set_defaults(struct memd *m, const struct memd_options *o)
+{
+    const char *env = getenv("MEMD_RUN_DIR");
+
+    snprintf(m->name, sizeof m->name, "%s", o->name);
+    snprintf(m->domain, sizeof m->domain, "%s", o->domain ? o->domain : "");
+    snprintf(m->run_dir, sizeof m->run_dir, "%s", o->run_dir ? o->run_dir : env && *env ? env : WIRE_RUN_DIR);
+    m->log = o->log;
+    m->poison = o->poison;
+    m->ctx = o->ctx;
+    m->flags = o->flags;
+    m->worker_nice = o->worker_nice;
+    m->pid = getpid();
+    m->uffd_a = m->uffd_b = m->pagemap = m->wake_worker = m->wake_fault = -1;
+    m->session = (struct session){.sock = -1, .kick_up = -1, .kick_down = -1};
+    m->max_map_count = read_max_map_count();
+    m->nodes = numa_available() < 0 ? 1 : numa_num_configured_nodes();
+    m->budget = (struct budget){.quiet_ms = QUIET_MS_DEFAULT, .round_ms_max = ROUND_MS_DEFAULT};
+    m->tokens_ns = now_ns();
+    if (m->flags & MEMD_OPEN_NO_DAEMON) {
+        m->budget.flags = WIRE_BUDGET_MERGE;
+        m->budget.scan_pages_per_s = UINT32_MAX;
+    }
+}
+
+static int start_thread(struct memd *m, const struct memd_options *o, const char *suffix,
+                        void *(*main)(void *), pthread_t *ret_thread)
+{
+    char name[16];
+    int err = pthread_create(ret_thread, NULL, main, m);
+
+    if (err)
+        return -err;
+    snprintf(name, sizeof name, "%s-%s", o->thread_prefix ? o->thread_prefix : "memd", suffix);
+    pthread_setname_np(*ret_thread, name);
+    if (o->cpu_set && pthread_setaffinity_np(*ret_thread, o->cpu_set_bytes, o->cpu_set))
+        log_msg(m, MEMD_LOG_WARN, "binding %s to the given CPUs failed", name);
+    return 0;
+}
+
+/* Signals are the VMM's business: the engine's threads take none. */
+static int start_threads(struct memd *m, const struct memd_options *o)
+{
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = start_thread(m, o, "fault", fault_main, &m->fault);
+    m->fault_started = !err;
+    if (!err) {
+        err = start_thread(m, o, "work", worker_main, &m->worker);
+        m->worker_started = !err;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return err;
+}
+
+static void stop_threads(struct memd *m)
+{
+    uint64_t one = 1;
+
+    atomic_store(&m->stopping, true);
+    if (m->worker_started) {
+        engine_kick(m);
+        pthread_join(m->worker, NULL);
+        m->worker_started = false;
+    }
+    atomic_store(&m->fault_stop, true);
+    if (m->fault_started) {
+        while (write(m->wake_fault, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+        pthread_join(m->fault, NULL);
+        m->fault_started = false;
+    }
+}
+
+static void engine_free(struct memd *m)
+{
+    const int fds[] = {m->uffd_a, m->uffd_b, m->pagemap, m->wake_worker, m->wake_fault};
+
+    session_close(m);
+    place_fini(m);
+    for (unsigned i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    pthread_cond_destroy(&m->work_free);
+    pthread_mutex_destroy(&m->work);
+    free(m);
+}
+
+static int open_files(struct memd *m)
+{
+    int err = uffd_open(m, -1);
+
+    if (err == -EPERM && !(m->flags & MEMD_OPEN_NO_DAEMON))
+        err = session_fetch_uffd(m);
+    if (err)
+        return err;
+    m->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    m->wake_worker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    m->wake_fault = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return m->pagemap < 0 || m->wake_worker < 0 || m->wake_fault < 0 ? -errno : 0;
+}
+
+/* PAGEMAP_SCAN came with Linux 6.7: a kernel without it says ENOTTY. */
+static int probe_scan(struct memd *m)
+{
+    const struct scan_query q = {.mask = PAGE_IS_PRESENT, .ret = PAGE_IS_PRESENT};
+    struct page_region vec[1];
+    uint64_t end;
+    int n = pagemap_scan(m, m->window, PAGE_BYTES, &q, vec, 1, &end);
+
+    return n < 0 ? -ENOSYS : 0;
+}
+
+int memd_open(const struct memd_options *options, struct memd **ret_memd)
+{
+    if (!options_valid(options) || !ret_memd)
+        return -EINVAL;
+    if (options->run_dir && strlen(options->run_dir) >= sizeof((struct memd *)0)->run_dir)
+        return -EINVAL;
+    struct memd *m = calloc(1, sizeof *m);
+    if (!m)
+        return -ENOMEM;
+    pthread_mutex_init(&m->work, NULL);
+    pthread_cond_init(&m->work_free, NULL);
+    set_defaults(m, options);
+    int err = open_files(m);
+    if (!err)
+        err = place_init(m);
+    if (!err)
+        err = probe_scan(m);
+    if (!err)
+        err = start_threads(m, options);
+    if (err) {
+        stop_threads(m);
+        engine_free(m);
+        return err;
+    }
+    fork_enlist(m);
+    *ret_memd = m;
+    return 0;
+}
+
+int memd_close(struct memd *memd, unsigned timeout_ms)
+{
+    int err = 0;
+
+    if (!memd)
+        return -EINVAL;
+    if (memd->pid != getpid())
+        return -ECHILD;
+    uint64_t deadline = now_ns() + timeout_ms * 1000000ull;
+    for (uint32_t i = 0; i < MEMD_REGIONS_MAX && !err; i++) {
+        uint64_t now = now_ns();
+        unsigned left_ms = now < deadline ? (unsigned)((deadline - now) / 1000000) : 0;
+        err = memd_region_del(memd, i, left_ms);
+        if (err == -ENOENT)
+            err = 0;
+    }
+    if (err)
+        return err;
+    fork_delist(memd);
+    stop_threads(memd);
+    engine_free(memd);
+    return 0;
+}
+
+int memd_pause(struct memd *memd)
+{
+    if (!memd)
+        return -EINVAL;
+    if (memd->pid != getpid())
+        return -ECHILD;
+    work_lock_api(memd); /* no batch is under way while it is held */
+    atomic_fetch_add(&memd->paused, 1);
+    work_unlock_api(memd);
+    engine_kick(memd);
+    return 0;
+}
+
+int memd_resume(struct memd *memd)
+{
+    int err = 0;
+
+    if (!memd)
+        return -EINVAL;
+    if (memd->pid != getpid())
+        return -ECHILD;
+    work_lock_api(memd);
+    if (atomic_load(&memd->paused))
+        atomic_fetch_sub(&memd->paused, 1);
+    else
+        err = -EINVAL;
+    work_unlock_api(memd);
+    engine_kick(memd);
+    return err;
+}
+
+void engine_count(struct memd *m, struct region_counts *ret_n, uint64_t ret_ineligible[MEMD_INELIGIBLE_COUNT],
+                  uint64_t *ret_skipped)
+{
+    struct region_counts n = {0};
+
+    *ret_skipped = 0;
+    memset(ret_ineligible, 0, MEMD_INELIGIBLE_COUNT * sizeof *ret_ineligible);
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        if (!r)
+            continue;
+        n.zero += r->n.zero;
+        n.shared += r->n.shared;
+        n.broken += r->n.broken;
+        n.tagged += r->n.tagged;
+        n.pending += r->n.pending;
+        n.pinned += r->n.pinned;
+        for (uint32_t c = 0; c < r->nchunks; c++) {
+            if (r->chunks[c].huge)
+                *ret_skipped += CHUNK_PAGES;
+            if (r->chunks[c].pins)
+                ret_ineligible[MEMD_INELIGIBLE_PINNED] += (chunk_end(r, c) - chunk_first(r, c)) * PAGE_BYTES;
+        }
+        for (unsigned k = 0; k < MEMD_INELIGIBLE_COUNT; k++)
+            ret_ineligible[k] += r->ineligible_bytes[k];
+    }
+    ret_ineligible[MEMD_INELIGIBLE_PINNED] += n.pinned * PAGE_BYTES;
+    *ret_n = n;
+}
+
+int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
+{
+    struct region_counts n;
+
+    if (!memd || !ret_stats || ret_stats->size < sizeof *ret_stats)
+        return -EINVAL;
+    if (memd->pid != getpid())
+        return -ECHILD;
+    struct memd_stats st = {.size = sizeof st};
+    work_lock_api(memd);
+    engine_count(memd, &n, st.ineligible_bytes, &st.skipped_pages);
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+        st.guest_bytes += memd->regions[i] ? memd->regions[i]->npages * PAGE_BYTES : 0;
+    st.vmas_used = memd->vmas_used;
+    st.vmas_limit = memd->budget.vmas_max;
+    st.connected = memd->session.state == SESSION_LIVE;
+    work_unlock_api(memd);
+    st.zero_pages = n.zero;
+    st.merged_pages = n.shared;
+    st.broken_pages = n.broken;
+    st.unshared_pages = n.tagged;
+    st.volatile_pages = n.pending;
+    st.full_scans = atomic_load(&memd->stats.full_scans);
+    st.merges = atomic_load(&memd->stats.merges);
+    st.zero_drops = atomic_load(&memd->stats.zero_drops);
+    st.cow_breaks = atomic_load(&memd->stats.cow_breaks);
+    st.heals = atomic_load(&memd->stats.heals);
+    st.faults = atomic_load(&memd->stats.faults);
+    st.rejected = atomic_load(&memd->stats.rejected);
+    st.huge_broken = atomic_load(&memd->stats.huge_broken);
+    st.metadata_bytes = atomic_load(&memd->metadata_bytes);
+    st.cpu_ns = atomic_load(&memd->cpu_ns);
+    st.paused = atomic_load(&memd->paused) != 0;
+    *ret_stats = st;
+    return 0;
+}

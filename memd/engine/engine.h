@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The engine's own types, and who may do what with them.
+ *
+ * Threads
+ *   worker        scans, hashes, drops zero pages, merges, heals; talks to the daemon. Background priority.
+ *   fault server  reads both userfaultfds. Answers accesses to pages that are being held aside. Takes no
+ * lock: it tries a chunk once and moves on. Never touches guest memory, never allocates. API callers   any
+ * thread of the VMM.
+ *
+ * Locks, in the order they may be taken
+ *   1. engine.work   every change of the VMM's mappings, of page map entries and of the region table is made
+ * by its holder. The worker holds it for one batch at a time (at most HOLD_PAGES_MAX pages aside); an API
+ * caller is let in between batches (work_lock_api).
+ *   2. chunk.busy    one flag per 2 MiB. Set by the holder of engine.work around the time pages of the chunk
+ * are out of place; set by the fault server, with one try and never a wait, around its answer. Whoever clears
+ * it after pages were out wakes the whole range, so a fault message that found the chunk busy may be
+ * forgotten.
+ *
+ * Guarded by       field
+ *   work           region table, page map entries, pending bitmaps, chunk fields but `busy`, parking area,
+ * session rings atomics        statistics; region table slots are also read by the fault server (regions are
+ * freed only after it acknowledged, fault_quiesce())
+ *
+ * Invariants kept here: I3 (only this code changes mappings), I4 (compare while moved aside), I6 (fault
+ * server), I9.
+ */
+#ifndef MEMD_ENGINE_ENGINE_H
+#define MEMD_ENGINE_ENGINE_H
+
+#include "memd/common/ring.h"
+#include "memd/common/uapi.h"
+#include "memd/memd.h"
+#include "memd/wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define PAGE_BYTES       ((uint64_t)WIRE_PAGE_BYTES)
+#define PAGE_SHIFT       WIRE_PAGE_SHIFT
+#define CHUNK_PAGES      WIRE_CHUNK_PAGES
+#define CHUNK_WORDS      (CHUNK_PAGES / 64)
+#define HOLD_PAGES_MAX   128u /* pages held aside at a time: bounds how long a vCPU can wait */
+#define PARKING_PAGES    CHUNK_PAGES
+#define SEGMENTS_MAX     64u   /* differently mapped parts of one region that take part */
+#define VMAS_SLACK       1024u /* mappings always left to the VMM and to ourselves */
+#define PIN_RETRY_MS     5000u
+#define QUIET_MS_DEFAULT 100u
+#define ROUND_MS_DEFAULT 4000u
+#define HUGE_LOOK_ROUNDS 16u
+
+/* Mapping attributes a replacement must copy, so that neighbours join again (VmFlags in /proc/PID/smaps). */
+enum {
+    VMA_DONTDUMP = 1 << 0,
+    VMA_DONTFORK = 1 << 1, /* excluded from fork by the program itself */
+    VMA_NOHUGE = 1 << 2,
+    VMA_HUGE = 1 << 3,
+    VMA_MERGEABLE = 1 << 4,
+};
+
+/* Part of a region that takes part: private anonymous memory with one set of attributes. */
+struct segment {
+    uint32_t first, npages;
+    uint32_t vma_flags;
+};
+
+struct chunk {
+    _Atomic uint8_t busy;
+    _Atomic uint8_t
+        missing; /* MISSING could not be turned off again: the fault server zero-fills; changed under busy */
+    uint16_t vmas;     /* mapping boundaries inside, see chunk_count_vmas() */
+    uint8_t pins;      /* memd_pin() nesting */
+    bool huge : 1;     /* a huge page, not armed and kept whole */
+    bool surveyed : 1; /* its hashes were sent */
+    bool drops : 1;    /* has entries with F_DROPPING still to be reported */
+    bool store : 1;    /* has, or had, store mappings */
+};
+static_assert(sizeof(struct chunk) <= 8, "8 bytes per 2 MiB");
+
+/* Current page counts of a region, kept by page_set(). */
+struct region_counts {
+    uint64_t zero, shared, broken, tagged, pinned, pending, huge_pages;
+};
+
+struct region {
+    uint32_t id;
+    char *base; /* hva of page 0 */
+    uint32_t npages, nchunks;
+    uint64_t gpa;
+    int node;
+    uint32_t
+        first_bit; /* page index within its (2 MiB aligned) chunk of page 0; chunks follow hva alignment */
+    struct wire_map *map;
+    int map_fd;
+    size_t map_bytes;
+    struct chunk *chunks;
+    uint64_t *pending; /* bit per chunk slot: written and not hashed since */
+    uint32_t nsegments;
+    struct segment segments[SEGMENTS_MAX];
+    uint64_t ineligible_bytes[MEMD_INELIGIBLE_COUNT]; /* by segment; pinned pages are counted apart */
+    struct region_counts n;
+    bool announced; /* REGION_ADD was sent in this session */
+    bool stuck;     /* memd_region_del() failed with -EBUSY: left alone until it is called again */
+    char name[MEMD_NAME_MAX + 1];
+};
+
+struct budget {
+    uint32_t flags, scan_pages_per_s, quiet_ms, round_ms_max, vmas_max, heal_pages_per_s;
+};
+
+enum session_state {
+    SESSION_NONE,  /* not connected; next try at session.retry_ns */
+    SESSION_HELLO, /* HELLO sent, waiting for WELCOME or REFUSED */
+    SESSION_READY, /* READY sent: no frame field of any page map changes until ADOPTED */
+    SESSION_LIVE,  /* rings in use, proposals accepted */
+};
+
+struct session {
+    enum session_state state;
+    int sock, kick_up, kick_down;
+    struct wire_shm *shm;
+    struct ring up, down;
+    uint64_t incarnation, retry_ns, hello_ns;
+    int store_fd[WIRE_NODES_MAX];
+    const uint8_t *store[WIRE_NODES_MAX]; /* mapped shared, read-only */
+    uint64_t store_bytes;
+    unsigned nstores;
+    bool warned;         /* "no daemon" was logged */
+    uint64_t unmerge_id; /* an UNMERGE job waiting for DONE; 0: none */
+};
+
+struct round {
+    bool running;
+    bool asked;             /* start one now */
+    uint32_t region, chunk; /* where it stands */
+    uint64_t started_ns, last_started_ns, due_ns;
+    uint64_t interval_ms, number;
+    uint64_t hashed, written, left; /* pages, this round */
+    bool look_huge, look_broken;
+};
+
+struct stats {
+    _Atomic uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected, huge_broken,
+        hashed_pages, written_pages, would_save_pages;
+};
+
+struct memd {
+    /* fixed after memd_open() */
+    char name[MEMD_NAME_MAX + 1], domain[MEMD_NAME_MAX + 1], run_dir[108 - sizeof WIRE_SOCKET_NAME];
+    void (*log)(void *ctx, enum memd_log_level level, const char *message);
+    void (*poison)(void *ctx, uint64_t gpa, uint64_t bytes);
+    void *ctx;
+    uint32_t flags;
+    int uffd_a; /* guest RAM: WP_ASYNC | WP_UNPOPULATED | MOVE | EVENT_REMAP */
+    int uffd_b; /* store mappings while they are healed: synchronous write-protection */
+    int pagemap;
+    int wake_worker, wake_fault; /* eventfds */
+    char *parking;               /* PARKING_PAGES, registered with A, never forked */
+    char *parking_map;           /* with its guards */
+    char *window;     /* CHUNK_PAGES of unpopulated memory registered with A, to move over a range */
+    char *window_map; /* with its guards */
+    uint32_t window_flags;
+    pthread_t worker, fault;
+    bool worker_started, fault_started;
+
+    pthread_mutex_t work;
+    pthread_cond_t work_free; /* the API callers are through */
+    _Atomic unsigned api_waiting;
+    _Atomic bool stopping, fault_stop;
+    _Atomic uint64_t fault_turns; /* loops of the fault server, see fault_quiesce() */
+    _Atomic unsigned paused;
+
+    struct region *_Atomic regions[MEMD_REGIONS_MAX];
+    uint32_t parked; /* parking pages in use or dirty since the last release */
+    struct session session;
+    struct budget budget;
+    struct round round;
+    double tokens; /* pages that may be hashed now */
+    uint64_t tokens_ns;
+    double heal_tokens;
+    bool unmerged;        /* merging stays off until the next BUDGET with MERGE after one without */
+    bool map_count_short; /* a mapping was refused for want of map count; cleared by time */
+    uint64_t map_count_retry_ns, pin_retry_ns, cpu_sampled_ns;
+    uint64_t vmas_used, max_map_count;
+    _Atomic uint64_t cpu_ns, vmas_now, metadata_bytes;
+    struct stats stats;
+    struct memd *next; /* of all engines, for fork */
+    pid_t pid;         /* of the process the engine works for: a forked child's copy is inert */
+    int nodes;         /* NUMA nodes of the machine */
+    int worker_nice;
+};
+
+/* ---- log.c */
+void log_msg(struct memd *m, enum memd_log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- small helpers */
+uint64_t now_ns(void);
+
+static inline char *page_hva(const struct region *r, uint32_t page)
+{
+    return r->base + (uint64_t)page * PAGE_BYTES;
+}
+
+/* Chunks follow the alignment of the host address, because huge pages do. */
+static inline uint32_t chunk_of(const struct region *r, uint32_t page)
+{
+    return (page + r->first_bit) / CHUNK_PAGES;
+}
+static inline uint32_t chunk_first(const struct region *r, uint32_t chunk)
+{
+    uint32_t slot = chunk * CHUNK_PAGES;
+    return slot < r->first_bit ? 0 : slot - r->first_bit;
+}
+static inline uint32_t chunk_end(const struct region *r, uint32_t chunk)
+{
+    uint32_t end = (chunk + 1) * CHUNK_PAGES - r->first_bit;
+    return end < r->npages ? end : r->npages;
+}
+
+static inline unsigned entry_state(uint64_t e)
+{
+    return e & WIRE_PAGE_STATE_MASK;
+}
+static inline uint32_t entry_frame(uint64_t e)
+{
+    return (uint32_t)(e >> WIRE_PAGE_FRAME_SHIFT);
+}
+static inline uint32_t entry_tag(uint64_t e)
+{
+    return (e >> WIRE_PAGE_TAG_SHIFT) & WIRE_PAGE_TAG_MASK;
+}
+static inline uint64_t entry_make(unsigned state, uint32_t flags, uint32_t tag, uint32_t frame)
+{
+    return state | flags | (uint64_t)tag << WIRE_PAGE_TAG_SHIFT | (uint64_t)frame << WIRE_PAGE_FRAME_SHIFT;
+}
+static inline bool entry_in_store(uint64_t e)
+{
+    return entry_state(e) == WIRE_PAGE_SHARED || entry_state(e) == WIRE_PAGE_BROKEN;
+}
+
+/* ---- region.c: the region table, eligibility, the page map */
+uint64_t page_get(const struct region *r, uint32_t page);
+void page_set(struct region *r, uint32_t page, uint64_t entry); /* work held */
+void pending_set(struct region *r, uint32_t page);
+void pending_clear(struct region *r, uint32_t page);
+bool pending_test(const struct region *r, uint32_t page);
+const struct segment *region_segment(const struct region *r, uint32_t page); /* NULL: not eligible */
+struct region *region_at(struct memd *m, uint64_t hva);
+
+void region_remove(struct memd *m, struct region *r); /* everything is home; work held */
+void engine_kick(struct memd *m);                     /* wake the worker; any thread */
+void engine_count(struct memd *m, struct region_counts *ret_n, uint64_t ret_ineligible[MEMD_INELIGIBLE_COUNT],
+                  uint64_t *ret_skipped); /* work held */
+
+/* Enter and leave engine.work; the API side has priority over the worker. */
+void work_lock_api(struct memd *m);
+void work_unlock_api(struct memd *m);
+void work_lock_worker(struct memd *m);
+void work_unlock_worker(struct memd *m);
+
+/* ---- uffd.c: kernel shims; 0 or -errno */
+int uffd_open(struct memd *m, int dev_fd); /* dev_fd: /dev/userfaultfd or -1 to find one */
+int uffd_register(int uffd, const void *hva, uint64_t bytes, uint64_t mode);
+int uffd_unregister(int uffd, const void *hva, uint64_t bytes);
+int uffd_wake(int uffd, const void *hva, uint64_t bytes);
+int uffd_write_protect(int uffd, const void *hva, uint64_t bytes, bool on);
+int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes);
+int uffd_zero(int uffd, void *dst, uint64_t bytes);
+/* Moves what it can: *ret_moved bytes from the start; 0 if all, else why it stopped. */
+int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_moved);
+/* PAGEMAP_SCAN; returns the number of ranges or -errno. */
+struct scan_query {
+    uint64_t flags, inverted, mask, anyof, ret;
+};
+int pagemap_scan(struct memd *m, const void *hva, uint64_t bytes, const struct scan_query *q,
+                 struct page_region *vec, unsigned nvec, uint64_t *ret_end);
+
+/* ---- place.c: replacing mappings; work held */
+int place_init(struct memd *m);
+void place_fini(struct memd *m);
+int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages); /* fresh, empty, tracked */
+int place_window(struct memd *m, struct region *r, uint32_t page,
+                 uint32_t npages); /* the same, MISSING on, atomically */
+int place_store(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t frame);
+void place_store_flags(struct region *r, uint32_t page, uint32_t npages); /* once per batch of place_store */
+void chunk_count_vmas(struct memd *m, struct region *r, uint32_t chunk);
+
+/* ---- hold.c: taking pages aside and giving them back; work held */
+void chunk_lock(struct chunk *c);
+void chunk_unlock(struct chunk *c);
+bool chunk_trylock(struct chunk *c);
+struct hold_run { /* pages [page, page+npages) aside at parking + park pages */
+    uint32_t page, npages, park;
+};
+int hold_take(struct memd *m, struct region *r, uint32_t page, uint32_t npages, struct hold_run *ret_run);
+void hold_return(struct memd *m, struct region *r, const struct hold_run *run, uint32_t skip,
+                 uint32_t npages);
+char *hold_page(struct memd *m, const struct hold_run *run, uint32_t i);
+void hold_end(struct memd *m, struct region *r, uint32_t page,
+              uint32_t npages);                /* MISSING off where nothing is out */
+void hold_release(struct memd *m, bool force); /* give the parking pages back to the host */
+
+/* ---- merge.c; work held */
+void zero_drop(struct memd *m, struct region *r, uint32_t chunk, const uint64_t zero[CHUNK_WORDS]);
+void merge_run(struct memd *m, const struct wire_rec_merge *rec);
+void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why);
+void refs_flush(struct memd *m, struct region *r, uint32_t chunk);
+
+/* ---- scan.c; work held */
+bool scan_step(struct memd *m); /* one chunk of the current round; false: nothing to do now */
+uint64_t scan_due_ns(struct memd *m);
+void scan_look_broken(struct memd *m, struct region *r, uint32_t chunk);
+void scan_forget(struct memd *m, struct region *r, uint32_t chunk); /* all its pages are to be hashed again */
+int scan_break_huge(struct memd *m, struct region *r, uint32_t page);
+bool page_is_zero(const void *page);
+uint64_t page_hash(const void *page);
+
+/* ---- heal.c; work held */
+int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_left);
+uint32_t heal_chunk(struct memd *m, struct region *r, uint32_t chunk, uint32_t npages_max);
+int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left);
+uint64_t mem_available_bytes(void);
+
+/* ---- session.c; work held, worker thread (session_open_uffd: memd_open) */
+void session_turn(struct memd *m, uint64_t now); /* connect, handshake, messages */
+int session_drain(struct memd *m, unsigned max); /* ring records; returns how many */
+void session_kick(struct memd *m);
+void session_close(struct memd *m);
+int session_fetch_uffd(struct memd *m);
+bool session_can_report(const struct memd *m);
+void session_announce(struct memd *m, struct region *r);
+void session_retire(struct memd *m, struct region *r);
+void session_stats(struct memd *m);
+void session_round_done(struct memd *m);
+bool merging_on(const struct memd *m);
+bool scanning_on(struct memd *m);
+
+/* ---- fault.c, worker.c, fork.c */
+void *fault_main(void *arg);
+void fault_quiesce(struct memd *m);
+void *worker_main(void *arg);
+void fork_enlist(struct memd *m);
+void fork_delist(struct memd *m);
+bool fork_pending(struct memd *m); /* a child may still share our pages */
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Holding pages aside. A run of pages is moved (UFFDIO_MOVE: atomic against vCPUs, refused for pinned pages)
+ * to the parking area while its range is registered MISSING, so whoever touches it waits. There it can be
+ * looked at while nobody can write it (I4). Then it is given back, replaced, or left out (zero pages),
+ * MISSING goes off again for what is still anonymous, and all waiters are woken.
+ *
+ * Order for a caller, engine.work held throughout:
+ *    chunk_lock, hold_take ..., look, hold_return or place_store, hold_end, chunk_unlock, uffd_wake of the
+ * range. MISSING is on only for the pages being held, never between two operations: a range with nothing in
+ * it is cheap to unregister, and first touches of fresh guest memory stay the kernel's business.
+ */
+#include "memd/engine/engine.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+bool chunk_trylock(struct chunk *c)
+{
+    /* acquire: what the previous holder did to the chunk's pages and entries is seen */
+    return !atomic_exchange_explicit(&c->busy, 1, memory_order_acquire);
+}
+
+void chunk_lock(struct chunk *c)
+{
+    /* only the fault server competes, for the time of one system call */
+    while (!chunk_trylock(c))
+        sched_yield();
+}
+
+void chunk_unlock(struct chunk *c)
+{
+    atomic_store_explicit(&c->busy, 0, memory_order_release);
+}
+
+char *hold_page(struct memd *m, const struct hold_run *run, uint32_t i)
+{
+    return m->parking + (uint64_t)(run->park + i) * PAGE_BYTES;
+}
+
+void hold_release(struct memd *m, bool force)
+{
+    if (!m->parked || (!force && m->parked + HOLD_PAGES_MAX <= PARKING_PAGES))
+        return;
+    madvise(m->parking, m->parked * PAGE_BYTES, MADV_DONTNEED);
+    m->parked = 0;
+}
+
+int hold_take(struct memd *m, struct region *r, uint32_t page, uint32_t npages, struct hold_run *ret_run)
+{
+    char *hva = page_hva(r, page);
+    uint64_t moved = 0;
+    int err;
+
+    *ret_run = (struct hold_run){.page = page};
+    if (m->parked + npages > PARKING_PAGES)
+        hold_release(m, true);
+    err = uffd_register(m->uffd_a, hva, npages * PAGE_BYTES,
+                        UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
+    if (err)
+        return err;
+    err = uffd_move(m->uffd_a, m->parking + m->parked * PAGE_BYTES, hva, npages * PAGE_BYTES, &moved);
+    *ret_run = (struct hold_run){.page = page, .npages = (uint32_t)(moved / PAGE_BYTES), .park = m->parked};
+    m->parked += ret_run->npages;
+    return err;
+}
+
+/* The page cannot be moved (shared with a forked child, or no longer exclusive): its bytes can. */
+static int return_by_copy(struct memd *m, char *dst, const char *src)
+{
+    int err = uffd_copy(m->uffd_a, dst, src, PAGE_BYTES);
+
+    return err == -EEXIST ? -EEXIST : err;
+}
+
+void hold_return(struct memd *m, struct region *r, const struct hold_run *run, uint32_t skip, uint32_t npages)
+{
+    uint32_t done = 0;
+
+    while (done < npages) {
+        char *dst = page_hva(r, run->page + skip + done), *src = hold_page(m, run, skip + done);
+        uint64_t moved;
+        int err = uffd_move(m->uffd_a, dst, src, (npages - done) * PAGE_BYTES, &moved);
+        done += (uint32_t)(moved / PAGE_BYTES);
+        if (!err)
+            return;
+        dst += moved, src += moved;
+        if (err == -EEXIST)
+            err = uffd_write_protect(m->uffd_a, dst, PAGE_BYTES, false); /* a marker is in the way */
+        else
+            err = return_by_copy(m, dst, src), done += !err;
+        if (err) { /* the content is safe where it is, and the guest waits for it: try until it goes */
+            log_msg(m, MEMD_LOG_ERROR, "giving a page back failed (%d), trying again", -err);
+            sched_yield();
+        }
+    }
+}
+
+void hold_end(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    char *hva = page_hva(r, page);
+    uint64_t bytes = npages * PAGE_BYTES;
+    int err = uffd_unregister(m->uffd_a, hva, bytes);
+
+    if (!err)
+        err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP);
+    if (err) {
+        atomic_store(&r->chunks[chunk_of(r, page)].missing, 1);
+        m->map_count_short = true;
+        log_msg(m, MEMD_LOG_WARN,
+                "first touches of %u pages go through the fault server: out of mappings (%d)", npages, -err);
+    }
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Replacing what is mapped at a guest address. Three kinds of replacement:
+ *   place_store   frames of a store, copy-on-write, over pages that were moved aside;
+ *   place_anon    fresh empty memory, for a discard: whoever writes in between writes new content, which
+ * stays; place_window  fresh empty memory that is registered MISSING from its first instant, for a heal: an
+ * access waits until the content has been moved in. Made by mremap of an unpopulated, registered mapping
+ *                 (MREMAP_DONTUNMAP leaves the source in place for the next time); mmap followed by
+ *                 UFFDIO_REGISTER would let accesses through in between.
+ * A replacement copies the attributes of what it replaces, so that the kernel joins it with its neighbours
+ * again. Everything the engine maps for itself or into a guest is kept out of forked children (see fork.c).
+ * All functions: engine.work held.
+ */
+#include "memd/engine/engine.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#define GUARD_BYTES PAGE_BYTES
+
+static const struct {
+    uint32_t flag;
+    int on, off;
+} advices[] = {
+    {VMA_DONTDUMP, MADV_DONTDUMP, MADV_DODUMP},
+    {VMA_NOHUGE, MADV_NOHUGEPAGE, 0},
+    {VMA_HUGE, MADV_HUGEPAGE, 0},
+    {VMA_MERGEABLE, MADV_MERGEABLE, 0},
+};
+
+static int apply_flags(void *hva, uint64_t bytes, uint32_t flags)
+{
+    if (madvise(hva, bytes, MADV_DONTFORK))
+        return -errno;
+    for (unsigned i = 0; i < sizeof advices / sizeof *advices; i++)
+        if (flags & advices[i].flag && madvise(hva, bytes, advices[i].on) && errno == ENOMEM)
+            return -ENOMEM;
+    return 0;
+}
+
+/* Anonymous memory between guard pages, kept out of huge pages and of forked children. */
+static void *map_guarded(uint64_t bytes, char **ret_map)
+{
+    char *map =
+        mmap(NULL, bytes + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (map == MAP_FAILED)
+        return NULL;
+    if (madvise(map, bytes + 2 * GUARD_BYTES, MADV_DONTFORK) ||
+        mprotect(map + GUARD_BYTES, bytes, PROT_READ | PROT_WRITE)) {
+        munmap(map, bytes + 2 * GUARD_BYTES);
+        return NULL;
+    }
+    *ret_map = map;
+    return map + GUARD_BYTES;
+}
+
+static int window_map(struct memd *m, uint32_t flags)
+{
+    uint64_t bytes = CHUNK_PAGES * PAGE_BYTES;
+    int err;
+
+    /* not NORESERVE: its flag would keep the window from joining ordinary guest memory */
+    m->window = mmap(m->window_map + GUARD_BYTES, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    if (m->window == MAP_FAILED)
+        return -errno;
+    err = apply_flags(m->window, bytes, flags);
+    if (!err)
+        err = uffd_register(m->uffd_a, m->window, bytes,
+                            UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
+    m->window_flags = err ? UINT32_MAX : flags;
+    return err;
+}
+
+int place_init(struct memd *m)
+{
+    uint64_t bytes = PARKING_PAGES * PAGE_BYTES;
+    char *map;
+
+    m->parking = map_guarded(bytes, &m->parking_map);
+    m->window = map_guarded(CHUNK_PAGES * PAGE_BYTES, &map);
+    m->window_map = m->window ? map : NULL;
+    if (!m->parking || !m->window)
+        return -ENOMEM;
+    madvise(m->parking, bytes, MADV_NOHUGEPAGE);
+    int err = uffd_register(m->uffd_a, m->parking, bytes, UFFDIO_REGISTER_MODE_MISSING);
+    return err ? err : window_map(m, 0);
+}
+
+void place_fini(struct memd *m)
+{
+    if (m->parking)
+        munmap(m->parking_map, PARKING_PAGES * PAGE_BYTES + 2 * GUARD_BYTES);
+    if (m->window_map)
+        munmap(m->window_map, CHUNK_PAGES * PAGE_BYTES + 2 * GUARD_BYTES);
+    m->parking = m->window_map = NULL;
+}
+
+int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    char *hva = page_hva(r, page);
+    uint64_t bytes = npages * PAGE_BYTES;
+    uint32_t flags = region_segment(r, page)->vma_flags;
+
+    if (mmap(hva, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        return -errno;
+    int err = apply_flags(hva, bytes, flags);
+    if (!err)
+        err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP);
+    if (err) /* plain memory all the same: only its tracking is lost */
+        log_msg(m, MEMD_LOG_WARN, "%u discarded pages are no longer tracked (%d): raise vm.max_map_count",
+                npages, -err);
+    return 0;
+}
+
+int place_window(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    char *hva = page_hva(r, page);
+    uint64_t bytes = npages * PAGE_BYTES;
+    uint32_t flags = region_segment(r, page)->vma_flags;
+    int err = m->window_flags == flags ? 0 : window_map(m, flags);
+
+    if (err)
+        return err;
+    if (mremap(m->window, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, hva) == MAP_FAILED)
+        return -errno;
+    return 0;
+}
+
+int place_store(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t frame)
+{
+    int fd = m->session.store_fd[frame >> WIRE_FRAME_NODE_SHIFT];
+    off_t offset = (off_t)((frame & WIRE_FRAME_INDEX_MASK) * PAGE_BYTES);
+    void *p = mmap(page_hva(r, page), npages * PAGE_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, offset);
+
+    return p == MAP_FAILED ? -errno : 0;
+}
+
+void place_store_flags(struct region *r, uint32_t page, uint32_t npages)
+{
+    const struct segment *s = region_segment(r, page);
+
+    madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTFORK);
+    if (s->vma_flags & VMA_DONTDUMP)
+        madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTDUMP);
+}
+
+/* What a page is mapped from, as far as joining with its neighbour goes; broken pages go on with what
+ * precedes. */
+static int64_t mapping_of(const struct region *r, uint32_t page, int64_t before)
+{
+    uint64_t e = page_get(r, page);
+
+    if (entry_state(e) == WIRE_PAGE_SHARED)
+        return (int64_t)entry_frame(e) - page;
+    return entry_state(e) == WIRE_PAGE_BROKEN ? (before == INT64_MAX ? INT64_MIN : before) : INT64_MAX;
+}
+
+void chunk_count_vmas(struct memd *m, struct region *r, uint32_t chunk)
+{
+    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk);
+    int64_t before = first ? mapping_of(r, first - 1, INT64_MAX) : INT64_MAX;
+    uint16_t vmas = 0;
+
+    for (uint32_t page = first; page < end; page++) {
+        int64_t is = mapping_of(r, page, before);
+        vmas += is != before;
+        before = is;
+    }
+    m->vmas_used += vmas - (int)r->chunks[chunk].vmas;
+    r->chunks[chunk].vmas = vmas;
+    atomic_store_explicit(&m->vmas_now, m->vmas_used, memory_order_relaxed);
+}

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rounds: finding pages that have stopped changing, and hashing them.
+ *
+ * One round goes over all chunks of all regions. In each, PAGEMAP_SCAN says which pages were written since
+ * the round before, and re-arms them in the same call. A page that was pending (written in an earlier round)
+ * and has not been written since is hashed in place: zero pages are dropped here and now, the hashes of
+ * others go to the daemon. A page that was written becomes pending. So a page is hashed when it was left
+ * alone for one interval between rounds, once, and never again until it is written.
+ *
+ * Rounds follow each other after budget.quiet_ms while there is something new to digest, and ever more
+ * slowly, up to budget.round_ms_max, while there is not: a page the guest keeps writing costs one write fault
+ * a round.
+ *
+ * Huge pages are not armed (the first write to an armed huge page splits it): they are surveyed, all 512
+ * hashes are sent once, and the daemon says BREAK if enough of it would go.
+ *
+ * All functions: engine.work held.
+ */
+#include "memd/engine/engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define STEP_CHUNKS     8u
+#define VEC_MAX         512u
+#define DIGESTING_PPM   2000u /* pages hashed in a round, of all, above which the next round comes soon */
+#define RESURVEY_ROUNDS 64u
+#define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
+/* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
+#define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
+static_assert(ROOM_ANSWERS + CHUNK_RECORDS_BYTES <= WIRE_RING_BYTES, "one chunk fits an empty ring");
+
+static const uint64_t zero_word[8];
+
+bool page_is_zero(const void *page)
+{
+    const char *p = page;
+
+    /* most pages that are not zero show it in their first bytes */
+    if (memcmp(p, zero_word, sizeof zero_word))
+        return false;
+    return !memcmp(p, p + sizeof zero_word, PAGE_BYTES - sizeof zero_word);
+}
+
+uint64_t page_hash(const void *page)
+{
+    uint64_t hash = XXH3_64bits(page, PAGE_BYTES);
+
+    return hash ? hash : 1;
+}
+
+static uint64_t zero_page_hash(void)
+{
+    static const char zeros[WIRE_PAGE_BYTES];
+    static _Atomic uint64_t hash;
+
+    if (!atomic_load_explicit(&hash, memory_order_relaxed))
+        atomic_store_explicit(&hash, page_hash(zeros), memory_order_relaxed);
+    return atomic_load_explicit(&hash, memory_order_relaxed);
+}
+
+/* ---- what changed */
+
+static const struct scan_query query_written = {
+    .flags = PM_SCAN_WP_MATCHING,
+    /* PRESENT|SWAPPED: without it the scan leaves markers in holes, which nothing can be moved into. Not
+     * HUGE: see above. Store mappings are not registered with A and are passed over by the kernel. */
+    .inverted = PAGE_IS_HUGE,
+    .mask = PAGE_IS_WRITTEN | PAGE_IS_HUGE,
+    .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    .ret = PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+};
+static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE};
+/* In store mappings (WP not allowed: not registered with A), private pages: written since the merge. */
+static const struct scan_query query_broken = {
+    .inverted = PAGE_IS_WPALLOWED | PAGE_IS_FILE,
+    .mask = PAGE_IS_WPALLOWED | PAGE_IS_FILE,
+    .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    .ret = PAGE_IS_PRESENT,
+};
+
+typedef void found_fn(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
+                      void *arg);
+
+/* Calls fn for every range that matches; -errno if the kernel refuses. */
+static int scan_pages(struct memd *m, struct region *r, uint32_t first, uint32_t end,
+                      const struct scan_query *q, found_fn *fn, void *arg)
+{
+    struct page_region vec[VEC_MAX];
+    uint64_t at = (uintptr_t)page_hva(r, first), limit = (uintptr_t)page_hva(r, end), walked;
+
+    while (at < limit) {
+        int n = pagemap_scan(m, (void *)at, limit - at, q, vec, VEC_MAX, &walked);
+        if (n < 0)
+            return n;
+        for (int i = 0; i < n; i++) {
+            uint32_t page = (uint32_t)((vec[i].start - (uintptr_t)r->base) >> PAGE_SHIFT);
+            fn(m, r, page, (uint32_t)((vec[i].end - vec[i].start) >> PAGE_SHIFT), vec[i].categories, arg);
+        }
+        if (walked <= at)
+            return -EIO;
+        at = walked;
+    }
+    return 0;
+}
+
+struct written {
+    uint32_t first_slot; /* of bit 0 */
+    uint64_t bits[STEP_CHUNKS * CHUNK_WORDS];
+};
+
+static void found_written(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
+                          uint64_t categories, void *arg)
+{
+    struct written *w = arg;
+
+    if (categories & PAGE_IS_PFNZERO) /* read, never written: the kernel's shared zero page costs nothing */
+        return;
+    m->round.written += npages;
+    for (uint32_t p = page; p < page + npages; p++) {
+        uint32_t bit = p + r->first_bit - w->first_slot;
+        uint64_t e = page_get(r, p);
+        w->bits[bit / 64] |= 1ull << (bit % 64);
+        if (entry_tag(e) || entry_state(e) != WIRE_PAGE_PRIVATE)
+            page_set(r, p,
+                     entry_make(WIRE_PAGE_PRIVATE,
+                                (uint32_t)(e & (WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED)), 0,
+                                entry_frame(e)));
+    }
+}
+
+static void found_huge(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
+                       void *arg)
+{
+    (void)m, (void)categories, (void)arg;
+    for (uint32_t p = page; p < page + npages; p = chunk_end(r, chunk_of(r, p)))
+        r->chunks[chunk_of(r, p)].huge = true;
+}
+
+static void found_broken(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
+                         uint64_t categories, void *arg)
+{
+    (void)categories, (void)arg;
+    refs_drop(m, r, page, npages, WIRE_DROP_WRITTEN);
+    for (uint32_t p = page; p < page + npages; p++) {
+        uint64_t e = page_get(r, p);
+        if (entry_state(e) != WIRE_PAGE_SHARED)
+            continue;
+        page_set(r, p, entry_make(WIRE_PAGE_BROKEN, (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
+        pending_set(r, p);
+        atomic_fetch_add_explicit(&m->stats.cow_breaks, 1, memory_order_relaxed);
+    }
+}
+
+void scan_look_broken(struct memd *m, struct region *r, uint32_t chunk)
+{
+    if (r->chunks[chunk].store)
+        scan_pages(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &query_broken, found_broken, NULL);
+}
+
+/* ---- hashing */
+
+/* HASHES under construction: consecutive pages of one chunk. */
+struct batch {
+    uint32_t page, count;
+    uint64_t hash[WIRE_HASHES_MAX];
+};
+
+static void batch_send(struct memd *m, struct region *r, struct batch *b)
+{
+    if (!b->count)
+        return;
+    uint32_t bytes = (uint32_t)sizeof(struct wire_rec_hashes) + b->count * 8;
+    struct wire_rec_hashes *rec = ring_reserve(&m->session.up, WIRE_REC_HASHES, bytes);
+    if (rec) {
+        rec->r.region = r->id;
+        rec->page = b->page;
+        rec->count = (uint16_t)b->count;
+        rec->node = (int16_t)r->node;
+        memcpy(rec->hash, b->hash, b->count * sizeof *b->hash);
+    } else { /* chunks_in_room() saw to it; a page not told of is hashed again */
+        for (uint32_t i = 0; i < b->count; i++)
+            pending_set(r, b->page + i);
+    }
+    b->count = 0;
+}
+
+/* How many chunks may be hashed so that all their records fit, with room left for answers to the daemon. */
+static uint32_t chunks_in_room(const struct memd *m)
+{
+    if (m->flags & MEMD_OPEN_NO_DAEMON)
+        return STEP_CHUNKS;
+    uint32_t room = ring_room(&m->session.up);
+    uint32_t n = room > ROOM_ANSWERS ? (room - ROOM_ANSWERS) / CHUNK_RECORDS_BYTES : 0;
+    return n < STEP_CHUNKS ? n : STEP_CHUNKS;
+}
+
+/* A written page in a store mapping is not tracked: it counts as quiet when its hash was the same a round
+ * ago. */
+static bool broken_quiet(struct region *r, uint32_t page, uint64_t hash)
+{
+    uint64_t e = page_get(r, page);
+    uint32_t tag = wire_tag_of_hash(hash);
+
+    if (entry_state(e) != WIRE_PAGE_BROKEN || entry_tag(e) == tag)
+        return true;
+    page_set(r, page,
+             (e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT)) | (uint64_t)tag
+                                                                                << WIRE_PAGE_TAG_SHIFT);
+    return false;
+}
+
+static void hash_page(struct memd *m, struct region *r, uint32_t page, struct batch *b,
+                      uint64_t zero[CHUNK_WORDS])
+{
+    const void *p = page_hva(r, page);
+    uint64_t e = page_get(r, page);
+
+    m->tokens--;
+    m->round.hashed++;
+    if (page_is_zero(p) && entry_state(e) == WIRE_PAGE_PRIVATE) {
+        uint32_t slot = (page + r->first_bit) % CHUNK_PAGES;
+        zero[slot / 64] |= 1ull << (slot % 64);
+        pending_clear(r, page);
+        return;
+    }
+    if (!session_can_report(m)) { /* nobody to compare it with */
+        pending_clear(r, page);
+        return;
+    }
+    uint64_t hash = page_hash(p);
+    if (!broken_quiet(r, page, hash))
+        return;
+    pending_clear(r, page);
+    if (hash == zero_page_hash() &&
+        m->heal_tokens >= 1) { /* broken and zero again: goes once it is plain memory */
+        uint32_t left;
+        m->heal_tokens--;
+        heal_range(m, r, page, 1, &left);
+        return;
+    }
+    page_set(r, page,
+             (e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT)) | (uint64_t)wire_tag_of_hash(hash)
+                                                                                << WIRE_PAGE_TAG_SHIFT);
+    if (b->count && (b->page + b->count != page || b->count == WIRE_HASHES_MAX))
+        batch_send(m, r, b);
+    if (!b->count)
+        b->page = page;
+    b->hash[b->count++] = hash;
+}
+
+static bool wants_hash(const struct region *r, uint32_t page)
+{
+    uint64_t e = page_get(r, page);
+    unsigned state = entry_state(e);
+
+    return (state == WIRE_PAGE_PRIVATE || state == WIRE_PAGE_BROKEN) &&
+           !(e & (WIRE_PAGE_F_PINNED | WIRE_PAGE_F_DROPPING));
+}
+
+static void zero_found(struct memd *m, struct region *r, uint32_t chunk, const uint64_t zero[CHUNK_WORDS])
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < CHUNK_WORDS; i++)
+        n += (uint64_t)__builtin_popcountll(zero[i]);
+    if (!n)
+        return;
+    if (m->budget.flags & WIRE_BUDGET_ESTIMATE)
+        atomic_fetch_add_explicit(&m->stats.would_save_pages, n, memory_order_relaxed);
+    else
+        zero_drop(m, r, chunk, zero);
+}
+
+/* `written`: CHUNK_WORDS words, by slot of the chunk. */
+static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const uint64_t *written)
+{
+    uint64_t zero[CHUNK_WORDS] = {0}, *pending = &r->pending[chunk * CHUNK_WORDS];
+    struct batch b = {.count = 0};
+
+    for (unsigned w = 0; w < CHUNK_WORDS; w++) {
+        uint64_t quiet = pending[w] & ~written[w], fresh = written[w] & ~pending[w];
+        for (; quiet; quiet &= quiet - 1) {
+            uint32_t page = chunk * CHUNK_PAGES + w * 64 + (uint32_t)__builtin_ctzll(quiet) - r->first_bit;
+            if (!wants_hash(r, page))
+                pending_clear(r, page);
+            else if (m->tokens >= 1)
+                hash_page(m, r, page, &b, zero);
+            else
+                m->round.left++;
+        }
+        r->n.pending += (uint64_t)__builtin_popcountll(fresh);
+        pending[w] |= written[w];
+    }
+    batch_send(m, r, &b);
+    zero_found(m, r, chunk, zero);
+}
+
+/* ---- huge pages */
+
+static void survey_send(struct memd *m, struct region *r, uint32_t chunk)
+{
+    uint32_t first = chunk_first(r, chunk);
+    struct wire_rec_hashes *rec = ring_reserve(&m->session.up, WIRE_REC_SURVEY, WIRE_REC_BYTES_MAX);
+
+    if (!rec)
+        return;
+    rec->r.region = r->id;
+    rec->page = first;
+    rec->count = CHUNK_PAGES;
+    rec->node = (int16_t)r->node;
+    for (uint32_t i = 0; i < CHUNK_PAGES; i++) {
+        const void *p = page_hva(r, first + i);
+        uint64_t hash = page_is_zero(p) ? 0 : page_hash(p);
+        uint64_t e = page_get(r, first + i) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT);
+        rec->hash[i] = hash;
+        page_set(r, first + i,
+                 e | WIRE_PAGE_F_HUGE | (uint64_t)(hash ? wire_tag_of_hash(hash) : 0) << WIRE_PAGE_TAG_SHIFT);
+    }
+    m->tokens -= CHUNK_PAGES;
+    m->round.hashed += CHUNK_PAGES;
+    r->chunks[chunk].surveyed = true;
+}
+
+/* No longer one huge page: its pages are found written, and pending, by the scan. */
+static void huge_gone(struct region *r, uint32_t chunk)
+{
+    r->chunks[chunk].huge = r->chunks[chunk].surveyed = false;
+    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++)
+        page_set(r, p,
+                 page_get(r, p) & ~(WIRE_PAGE_F_HUGE | (uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
+}
+
+int scan_break_huge(struct memd *m, struct region *r, uint32_t page)
+{
+    struct chunk *c = &r->chunks[chunk_of(r, page)];
+    uint32_t first = chunk_first(r, chunk_of(r, page));
+    struct hold_run run;
+
+    if (!c->huge || c->pins)
+        return -EINVAL;
+    /* moving one page out of a huge page splits it */
+    chunk_lock(c);
+    int err = hold_take(m, r, first, 1, &run);
+    if (run.npages)
+        hold_return(m, r, &run, 0, 1);
+    hold_end(m, r, first, 1);
+    chunk_unlock(c);
+    uffd_wake(m->uffd_a, page_hva(r, first), PAGE_BYTES);
+    if (!err) {
+        huge_gone(r, chunk_of(r, page));
+        atomic_fetch_add_explicit(&m->stats.huge_broken, 1, memory_order_relaxed);
+        m->round.asked = true;
+    }
+    return err;
+}
+
+static void chunk_look_huge(struct memd *m, struct region *r, uint32_t chunk)
+{
+    bool was = r->chunks[chunk].huge;
+
+    r->chunks[chunk].huge = false;
+    scan_pages(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &query_huge, found_huge, NULL);
+    if (was && !r->chunks[chunk].huge)
+        huge_gone(r, chunk);
+    else if (r->chunks[chunk].huge && m->round.number % RESURVEY_ROUNDS == 0)
+        r->chunks[chunk].surveyed = false;
+}
+
+/* ---- starting over */
+
+void scan_forget(struct memd *m, struct region *r, uint32_t chunk)
+{
+    uint32_t end = chunk_end(r, chunk), n;
+
+    r->chunks[chunk].surveyed = false;
+    for (uint32_t p = chunk_first(r, chunk); p < end; p += n) {
+        bool store = entry_in_store(page_get(r, p));
+        for (n = 0; p + n < end && entry_in_store(page_get(r, p + n)) == store; n++)
+            page_set(r, p + n, page_get(r, p + n) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
+        /* unarmed pages count as written; ineligible stretches refuse, and are of no interest */
+        if (!store)
+            uffd_write_protect(m->uffd_a, page_hva(r, p), n * PAGE_BYTES, false);
+        for (uint32_t q = p; store && q < p + n; q++)
+            if (entry_state(page_get(r, q)) == WIRE_PAGE_BROKEN)
+                pending_set(r, q);
+    }
+}
+
+/* ---- rounds */
+
+static uint64_t guest_pages(const struct memd *m)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+        n += m->regions[i] ? m->regions[i]->npages : 0;
+    return n;
+}
+
+static void round_start(struct memd *m, uint64_t now)
+{
+    struct round *o = &m->round;
+
+    *o = (struct round){.running = true,
+                        .started_ns = now,
+                        .last_started_ns = o->started_ns,
+                        .number = o->number + 1,
+                        .interval_ms = o->interval_ms};
+    o->look_huge = o->number <= 2 || o->number % HUGE_LOOK_ROUNDS == 0;
+}
+
+static void round_finish(struct memd *m, uint64_t now)
+{
+    struct round *o = &m->round;
+    uint64_t pages = guest_pages(m);
+    bool digesting = o->hashed * 1000000 > pages * DIGESTING_PPM || o->left || o->number < 2;
+
+    o->running = false;
+    o->interval_ms = digesting ? m->budget.quiet_ms : o->interval_ms * 2;
+    if (o->interval_ms > m->budget.round_ms_max)
+        o->interval_ms = m->budget.round_ms_max;
+    if (o->interval_ms < m->budget.quiet_ms)
+        o->interval_ms = m->budget.quiet_ms;
+    o->due_ns = now + o->interval_ms * 1000000;
+    atomic_fetch_add_explicit(&m->stats.full_scans, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->stats.hashed_pages, o->hashed, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->stats.written_pages, o->written, memory_order_relaxed);
+    session_round_done(m);
+}
+
+static void scan_chunks(struct memd *m, struct region *r, uint32_t first, uint32_t end)
+{
+    struct written w = {.first_slot = first * CHUNK_PAGES};
+
+    if (m->round.look_huge)
+        for (uint32_t c = first; c < end; c++)
+            chunk_look_huge(m, r, c);
+    int err =
+        scan_pages(m, r, chunk_first(r, first), chunk_end(r, end - 1), &query_written, found_written, &w);
+    if (err)
+        log_msg(m, MEMD_LOG_ERROR, "region %s: reading which pages were written failed (%d)", r->name, -err);
+    for (uint32_t c = first; c < end; c++) {
+        struct chunk *chunk = &r->chunks[c];
+        refs_flush(m, r, c);
+        scan_look_broken(m, r, c);
+        if (chunk->pins)
+            continue;
+        if (chunk->huge && !chunk->surveyed && m->tokens >= CHUNK_PAGES)
+            survey_send(m, r, c);
+        chunk_hash(m, r, c, &w.bits[(c - first) * CHUNK_WORDS]);
+        if (m->heal_tokens >= 1)
+            m->heal_tokens -= heal_chunk(m, r, c, CHUNK_PAGES);
+    }
+}
+
+/* Regions that come and go move the position along. */
+static struct region *round_region(struct memd *m)
+{
+    for (; m->round.region < MEMD_REGIONS_MAX; m->round.region++, m->round.chunk = 0) {
+        struct region *r = m->regions[m->round.region];
+        if (r && !r->stuck && m->round.chunk < r->nchunks)
+            return r;
+    }
+    return NULL;
+}
+
+static void tokens_refill(struct memd *m, uint64_t now)
+{
+    double s = (double)(now - m->tokens_ns) * 1e-9, rate = m->budget.scan_pages_per_s;
+
+    m->tokens_ns = now;
+    m->heal_tokens += s * m->budget.heal_pages_per_s;
+    if (m->heal_tokens > m->budget.heal_pages_per_s / 4.0)
+        m->heal_tokens = m->budget.heal_pages_per_s / 4.0;
+    if (m->budget.scan_pages_per_s == UINT32_MAX) {
+        m->tokens = 1e12;
+        return;
+    }
+    m->tokens += s * rate;
+    /* never more saved up than a tenth of a second's worth, or one huge page */
+    double most = rate / 10 > CHUNK_PAGES ? rate / 10 : CHUNK_PAGES;
+    if (m->tokens > most)
+        m->tokens = most;
+}
+
+uint64_t scan_due_ns(struct memd *m)
+{
+    if (!scanning_on(m))
+        return UINT64_MAX;
+    if (m->round.running)
+        return 0;
+    if (!m->round.asked)
+        return m->round.due_ns;
+    /* asked for: at once, yet never so soon that "quiet" means nothing */
+    uint64_t soonest = m->round.started_ns + m->budget.quiet_ms * 1000000ull;
+    return m->round.number ? soonest : 0;
+}
+
+bool scan_step(struct memd *m)
+{
+    uint64_t now = now_ns();
+
+    tokens_refill(m, now);
+    if (!scanning_on(m) || (!m->round.running && now < scan_due_ns(m)))
+        return false;
+    if (!m->round.running)
+        round_start(m, now);
+    struct region *r = round_region(m);
+    if (!r) {
+        round_finish(m, now);
+        return true;
+    }
+    uint32_t first = m->round.chunk, n = chunks_in_room(m);
+    if (!n)
+        return false; /* the daemon kicks when it has read */
+    uint32_t end = n < r->nchunks - first ? first + n : r->nchunks;
+    scan_chunks(m, r, first, end);
+    m->round.chunk = end;
+    return true;
+}

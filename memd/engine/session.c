@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The session with the daemon, from the engine's side: connect, handshake, records. See include/memd/wire.h.
+ *
+ * All of it runs on the worker thread with engine.work held, and nothing of it waits: the socket is
+ * non-blocking, and without a daemon it tries again every RETRY_MS. What the daemon says is taken as a
+ * proposal: every record is copied out of the ring and checked by whoever acts on it. While the session is
+ * not live no reference is taken or reported; between READY and LIVE no frame field of a page map changes at
+ * all (refs_drop only marks).
+ */
+#include "memd/engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define RETRY_MS         250u
+#define REFUSED_RETRY_MS 5000u
+#define HELLO_TIMEOUT_MS 10000u
+#define FETCH_TIMEOUT_MS 1000
+#define FDS_MAX          (3 + WIRE_NODES_MAX + 1)
+#define MESSAGE_MAX      512
+
+bool session_can_report(const struct memd *m)
+{
+    return m->session.state == SESSION_LIVE;
+}
+
+bool merging_on(const struct memd *m)
+{
+    return (m->budget.flags & WIRE_BUDGET_MERGE) && !m->unmerged;
+}
+
+bool scanning_on(struct memd *m)
+{
+    bool reachable = session_can_report(m) || m->flags & MEMD_OPEN_NO_DAEMON;
+    bool wanted = merging_on(m) || m->budget.flags & WIRE_BUDGET_ESTIMATE;
+
+    return reachable && wanted && m->budget.scan_pages_per_s && !atomic_load(&m->paused) && !fork_pending(m);
+}
+
+/* ---- socket */
+
+static int send_msg(struct memd *m, void *msg, uint16_t type, uint16_t bytes, int fd)
+{
+    struct wire_msg *h = msg;
+    struct iovec iov = {msg, bytes};
+    union {
+        struct cmsghdr align;
+        char buf[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    *h = (struct wire_msg){WIRE_MAGIC, type, bytes};
+    if (fd >= 0) {
+        hdr.msg_control = control.buf;
+        hdr.msg_controllen = sizeof control.buf;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&hdr);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    }
+    return sendmsg(m->session.sock, &hdr, MSG_NOSIGNAL | MSG_DONTWAIT) == bytes ? 0 : -errno;
+}
+
+static void close_fds(int *fds, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        close(fds[i]);
+}
+
+/* Bytes of one message, 0: nothing there, or -errno (-EPIPE: closed). */
+static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], unsigned *ret_nfds)
+{
+    struct iovec iov = {buf, bytes};
+    union {
+        struct cmsghdr align;
+        char buf[CMSG_SPACE(sizeof(int) * FDS_MAX)];
+    } control;
+    struct msghdr hdr = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof control.buf};
+    ssize_t n = recvmsg(m->session.sock, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    unsigned nfds = 0;
+
+    if (n <= 0)
+        return n == 0 ? -EPIPE : errno == EAGAIN ? 0 : -errno;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&hdr); c; c = CMSG_NXTHDR(&hdr, c))
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+            nfds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+            memcpy(fds, CMSG_DATA(c), nfds * sizeof(int));
+        }
+    struct wire_msg *h = buf;
+    if (hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n < (ssize_t)sizeof *h || h->magic != WIRE_MAGIC ||
+        h->bytes != n) {
+        close_fds(fds, nfds);
+        return -EPROTO;
+    }
+    *ret_nfds = nfds;
+    return (int)n;
+}
+
+static int connect_daemon(struct memd *m)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+    snprintf(addr.sun_path, sizeof addr.sun_path, "%s/%s", m->run_dir, WIRE_SOCKET_NAME);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    if (connect(fd, (struct sockaddr *)&addr, sizeof addr)) {
+        int err = errno;
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+static int say_hello(struct memd *m, bool want_uffd)
+{
+    struct wire_msg_hello hello = {.version_min = WIRE_VERSION_MIN,
+                                   .version_max = WIRE_VERSION_MAX,
+                                   .map_version_min = WIRE_MAP_VERSION_MIN,
+                                   .map_version_max = WIRE_MAP_VERSION_MAX,
+                                   .flags = want_uffd ? WIRE_HELLO_WANT_UFFD : 0,
+                                   .pid = (uint32_t)getpid()};
+
+    snprintf(hello.name, sizeof hello.name, "%s", m->name);
+    snprintf(hello.domain, sizeof hello.domain, "%s", m->domain);
+    snprintf(hello.release, sizeof hello.release, "%s", MEMD_VERSION);
+    return send_msg(m, &hello, WIRE_HELLO, sizeof hello, -1);
+}
+
+static void retry_after(struct memd *m, unsigned ms)
+{
+    m->session.retry_ns = now_ns() + ms * 1000000ull;
+}
+
+void session_close(struct memd *m)
+{
+    struct session *s = &m->session;
+    bool warned = s->warned;
+
+    if (s->shm)
+        munmap(s->shm, sizeof *s->shm);
+    for (unsigned i = 0; i < s->nstores; i++) {
+        if (s->store[i])
+            munmap((void *)s->store[i], s->store_bytes);
+        close(s->store_fd[i]);
+    }
+    if (s->sock >= 0)
+        close(s->sock);
+    if (s->kick_up >= 0)
+        close(s->kick_up);
+    if (s->kick_down >= 0)
+        close(s->kick_down);
+    uint64_t incarnation = s->incarnation;
+    *s = (struct session){
+        .sock = -1, .kick_up = -1, .kick_down = -1, .warned = warned, .incarnation = incarnation};
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+        if (m->regions[i])
+            m->regions[i]->announced = false;
+    retry_after(m, RETRY_MS);
+}
+
+static void fail(struct memd *m, const char *what, int err)
+{
+    log_msg(m, MEMD_LOG_WARN, "session with the daemon ended: %s (%s)", what, strerror(-err));
+    session_close(m);
+}
+
+/* ---- handshake */
+
+/* The daemon's, yet not trusted to be what it should: a shorter one would be a SIGBUS. */
+static int map_shm(struct session *s, int fd)
+{
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) || st.st_size < (off_t)sizeof *s->shm)
+        return -EPROTO;
+    void *p = mmap(NULL, sizeof *s->shm, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        return -errno;
+    madvise(p, sizeof *s->shm, MADV_DONTFORK);
+    s->shm = p;
+    if (s->shm->magic != WIRE_MAGIC || s->shm->ring_bytes != WIRE_RING_BYTES ||
+        s->shm->export_slots != WIRE_EXPORT_SLOTS)
+        return -EPROTO;
+    ring_init(&s->up, &s->shm->up, s->shm->up_data);
+    ring_init(&s->down, &s->shm->down, s->shm->down_data);
+    return 0;
+}
+
+static int map_stores(struct session *s)
+{
+    for (unsigned i = 0; i < s->nstores; i++) {
+        struct stat st;
+        if (fstat(s->store_fd[i], &st) || (uint64_t)st.st_size < s->store_bytes)
+            return -EPROTO;
+        void *p = mmap(NULL, s->store_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
+        if (p == MAP_FAILED)
+            return -errno;
+        madvise(p, s->store_bytes, MADV_DONTFORK);
+        s->store[i] = p;
+    }
+    return 0;
+}
+
+void session_announce(struct memd *m, struct region *r)
+{
+    struct wire_msg_region_add msg = {
+        .region = r->id, .node = r->node, .hva = (uintptr_t)r->base, .npages = r->npages, .gpa = r->gpa};
+
+    if (m->session.state < SESSION_READY || r->announced)
+        return;
+    int err = send_msg(m, &msg, WIRE_REGION_ADD, sizeof msg, r->map_fd);
+    if (err)
+        fail(m, "announcing a region", err);
+    else
+        r->announced = true;
+}
+
+void session_retire(struct memd *m, struct region *r)
+{
+    struct wire_msg_region msg = {.region = r->id};
+
+    if (m->session.state < SESSION_READY || !r->announced)
+        return;
+    session_kick(m); /* what was dropped is in the ring before the region is gone */
+    int err = send_msg(m, &msg, WIRE_REGION_DEL, sizeof msg, -1);
+    if (err)
+        fail(m, "withdrawing a region", err);
+}
+
+/* Takes the fds over. */
+static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, unsigned nfds)
+{
+    struct session *s = &m->session;
+    unsigned want = 3u + w->nstores + (w->flags & WIRE_WELCOME_UFFD ? 1 : 0);
+
+    if (nfds != want || !w->nstores || w->nstores > WIRE_NODES_MAX || !w->store_bytes ||
+        w->store_bytes % PAGE_BYTES || w->version < WIRE_VERSION_MIN || w->version > WIRE_VERSION_MAX ||
+        s->nstores) {
+        close_fds(fds, nfds);
+        return -EPROTO;
+    }
+    s->kick_up = fds[1];
+    s->kick_down = fds[2];
+    s->nstores = w->nstores;
+    s->store_bytes = w->store_bytes;
+    s->incarnation = w->incarnation;
+    memcpy(s->store_fd, fds + 3, w->nstores * sizeof *fds);
+    if (w->flags & WIRE_WELCOME_UFFD)
+        close(fds[nfds - 1]);
+    int err = map_shm(s, fds[0]);
+    close(fds[0]);
+    if (!err)
+        err = map_stores(s);
+    return err;
+}
+
+static int join(struct memd *m)
+{
+    struct wire_msg msg;
+
+    m->session.state = SESSION_READY;
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+        if (m->regions[i])
+            session_announce(m, m->regions[i]);
+    if (m->session.state != SESSION_READY)
+        return -EPIPE;
+    return send_msg(m, &msg, WIRE_READY, sizeof msg, -1);
+}
+
+/* The daemon may be a new one that knows no hash of ours: everything is to be told again. */
+static void adopted(struct memd *m)
+{
+    m->session.state = SESSION_LIVE;
+    m->session.warned = false;
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        for (uint32_t c = 0; r && c < r->nchunks; c++)
+            scan_forget(m, r, c);
+    }
+    m->round.asked = true;
+    log_msg(m, MEMD_LOG_INFO, "joined the daemon");
+}
+
+static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsigned nfds)
+{
+    const struct wire_msg *h = buf;
+
+    if (h->type == WIRE_WELCOME && bytes == sizeof(struct wire_msg_welcome) &&
+        m->session.state == SESSION_HELLO) {
+        int err = welcome(m, buf, fds, nfds);
+        return err ? err : join(m);
+    }
+    close_fds(fds, nfds);
+    switch (h->type) {
+    case WIRE_ADOPTED:
+        if (m->session.state != SESSION_READY)
+            return -EPROTO;
+        adopted(m);
+        return 0;
+    case WIRE_REFUSED:
+        if (bytes == sizeof(struct wire_msg_refused) && !m->session.warned)
+            log_msg(m, MEMD_LOG_WARN, "the daemon refused: %.*s", WIRE_REASON_BYTES,
+                    ((const struct wire_msg_refused *)buf)->reason);
+        m->session.warned = true;
+        session_close(m);
+        retry_after(m, REFUSED_RETRY_MS);
+        return 0;
+    case WIRE_REGION_REFUSED:
+        if (bytes == sizeof(struct wire_msg_region))
+            log_msg(m, MEMD_LOG_WARN, "the daemon refused region %u: %s",
+                    ((const struct wire_msg_region *)buf)->region,
+                    strerror(((const struct wire_msg_region *)buf)->error));
+        return 0;
+    default:
+        return -EPROTO;
+    }
+}
+
+static void try_connect(struct memd *m, uint64_t now)
+{
+    if (m->flags & MEMD_OPEN_NO_DAEMON || now < m->session.retry_ns)
+        return;
+    int fd = connect_daemon(m);
+    if (fd < 0) {
+        if (!m->session.warned)
+            log_msg(m, MEMD_LOG_WARN, "no daemon at %s/%s (%s): nothing is merged until one runs", m->run_dir,
+                    WIRE_SOCKET_NAME, strerror(-fd));
+        m->session.warned = true;
+        retry_after(m, RETRY_MS);
+        return;
+    }
+    m->session.sock = fd;
+    m->session.state = SESSION_HELLO;
+    m->session.hello_ns = now;
+    int err = say_hello(m, false);
+    if (err)
+        fail(m, "HELLO", err);
+}
+
+void session_turn(struct memd *m, uint64_t now)
+{
+    _Alignas(8) char buf[MESSAGE_MAX];
+    int fds[FDS_MAX], n = 0;
+    unsigned nfds = 0;
+
+    if (m->session.state == SESSION_NONE)
+        try_connect(m, now);
+    while (m->session.sock >= 0 && (n = recv_msg(m, buf, sizeof buf, fds, &nfds)) > 0) {
+        int err = handle_msg(m, buf, n, fds, nfds);
+        if (err) {
+            fail(m, "a message that makes no sense", err);
+            return;
+        }
+    }
+    if (m->session.sock >= 0 && n < 0)
+        fail(m, n == -EPIPE ? "it went away" : "receiving", n);
+    else if (m->session.state == SESSION_HELLO && now - m->session.hello_ns > HELLO_TIMEOUT_MS * 1000000ull)
+        fail(m, "no answer to HELLO", -ETIMEDOUT);
+}
+
+/* ---- a userfaultfd for an unprivileged VMM */
+
+int session_fetch_uffd(struct memd *m)
+{
+    _Alignas(8) char buf[MESSAGE_MAX];
+    const struct wire_msg_welcome *w = (void *)buf;
+    int fds[FDS_MAX], err;
+    unsigned nfds = 0;
+
+    m->session.sock = connect_daemon(m);
+    if (m->session.sock < 0)
+        return -EPERM;
+    err = say_hello(m, true);
+    struct pollfd p = {m->session.sock, POLLIN, 0};
+    int n = !err && poll(&p, 1, FETCH_TIMEOUT_MS) == 1 ? recv_msg(m, buf, sizeof buf, fds, &nfds) : 0;
+    err = -EPERM;
+    if (n == sizeof *w && w->h.type == WIRE_WELCOME && w->flags & WIRE_WELCOME_UFFD && nfds)
+        err = uffd_open(m, fds[nfds - 1]);
+    if (n > 0)
+        close_fds(fds, nfds);
+    session_close(m);
+    m->session.retry_ns = 0;
+    return err;
+}
+
+/* ---- records */
+
+static void do_budget(struct memd *m, const struct wire_rec_budget *b)
+{
+    uint32_t was = m->budget.flags;
+
+    m->budget = (struct budget){.flags = b->flags & (WIRE_BUDGET_MERGE | WIRE_BUDGET_ESTIMATE),
+                                .scan_pages_per_s = b->scan_pages_per_s,
+                                .quiet_ms = b->quiet_ms < 10      ? 10
+                                            : b->quiet_ms > 60000 ? 60000
+                                                                  : b->quiet_ms,
+                                .round_ms_max = b->round_ms_max > 3600000 ? 3600000 : b->round_ms_max,
+                                .vmas_max = b->vmas_max,
+                                .heal_pages_per_s = b->heal_pages_per_s};
+    uint64_t most = m->max_map_count > VMAS_SLACK ? m->max_map_count - VMAS_SLACK : 0;
+    if (m->budget.vmas_max > most)
+        m->budget.vmas_max = (uint32_t)most;
+    if (!(m->budget.flags & WIRE_BUDGET_MERGE))
+        m->unmerged = false;
+    if (was == m->budget.flags)
+        return;
+    atomic_store(&m->stats.would_save_pages, 0);
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        for (uint32_t c = 0; r && c < r->nchunks; c++)
+            scan_forget(m, r, c);
+    }
+    m->round.asked = true;
+}
+
+static void do_export(struct memd *m, const struct wire_rec_export *x)
+{
+    struct region *r = x->r.region < MEMD_REGIONS_MAX ? m->regions[x->r.region] : NULL;
+    uint32_t n = x->count;
+    struct wire_rec_export *answer = ring_reserve(&m->session.up, WIRE_REC_EXPORTED, sizeof *answer);
+
+    if (!answer) {
+        fail(m, "its ring is inconsistent", -EPROTO);
+        return;
+    }
+    if (!r || x->slot >= WIRE_EXPORT_SLOTS || n > WIRE_EXPORT_SLOTS - x->slot || x->page >= r->npages ||
+        n > r->npages - x->page)
+        n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        unsigned state = entry_state(page_get(r, x->page + i));
+        /* pages that were let go since are not read: reading would bring them into being again */
+        if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE)
+            n = 0;
+        else
+            memcpy(m->session.shm->exports[x->slot + i], page_hva(r, x->page + i), PAGE_BYTES);
+    }
+    *answer = (struct wire_rec_export){
+        .r = {.type = WIRE_REC_EXPORTED, .bytes = sizeof *answer, .region = x->r.region},
+        .page = x->page,
+        .count = (uint16_t)n,
+        .slot = x->slot};
+}
+
+static void answer_token(struct memd *m, uint16_t type, uint64_t id, int error)
+{
+    struct wire_rec_token *t = ring_reserve(&m->session.up, type, sizeof *t);
+
+    if (t)
+        *t = (struct wire_rec_token){.r = {.type = type, .bytes = sizeof *t}, .id = id, .error = error};
+    else
+        fail(m, "its ring is inconsistent", -EPROTO);
+}
+
+static int unmerge_all(struct memd *m)
+{
+    uint32_t left, total = 0;
+
+    m->unmerged = true;
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        int err = m->regions[i] ? unmerge_region(m, m->regions[i], &left) : 0;
+        if (err)
+            return -err;
+        total += m->regions[i] ? left : 0;
+    }
+    return total ? EBUSY : 0;
+}
+
+static void do_record(struct memd *m, const void *buf, int bytes)
+{
+    const struct wire_rec *rec = buf;
+    const struct wire_rec_break *br = buf;
+    struct region *r = rec->region < MEMD_REGIONS_MAX ? m->regions[rec->region] : NULL;
+
+    if (rec->type == WIRE_REC_BUDGET && bytes == sizeof(struct wire_rec_budget))
+        do_budget(m, buf);
+    else if (rec->type == WIRE_REC_EXPORT && bytes == sizeof(struct wire_rec_export))
+        do_export(m, buf);
+    else if (rec->type == WIRE_REC_MERGE && bytes == sizeof(struct wire_rec_merge))
+        merge_run(m, buf);
+    else if (rec->type == WIRE_REC_BREAK && bytes == sizeof *br) {
+        if (r && br->page < r->npages && merging_on(m))
+            scan_break_huge(m, r, br->page);
+    } else if (rec->type == WIRE_REC_UNMERGE && bytes == sizeof(struct wire_rec_token))
+        answer_token(m, WIRE_REC_DONE, ((const struct wire_rec_token *)buf)->id, unmerge_all(m));
+    else if (rec->type == WIRE_REC_FENCE && bytes == sizeof(struct wire_rec_token))
+        answer_token(m, WIRE_REC_FENCED, ((const struct wire_rec_token *)buf)->id, 0);
+    else if (rec->type == WIRE_REC_ROUND)
+        m->round.asked = true;
+    else
+        fail(m, "a record that makes no sense", -EPROTO);
+}
+
+int session_drain(struct memd *m, unsigned max)
+{
+    _Alignas(8) char buf[128];
+    unsigned done = 0;
+
+    /* a fork in progress shares our pages, a pause wants nothing moved: proposals wait in the ring */
+    if (atomic_load(&m->paused) || fork_pending(m))
+        return 0;
+    while (done < max && m->session.state == SESSION_LIVE &&
+           ring_room(&m->session.up) >= 4 * sizeof(struct wire_rec_result)) {
+        int n = ring_pop(&m->session.down, buf, sizeof buf);
+        if (n < 0)
+            fail(m, "its ring is inconsistent", n);
+        if (n <= 0)
+            break;
+        do_record(m, buf, n);
+        done++;
+        if (atomic_load(&m->api_waiting))
+            break;
+    }
+    return (int)done;
+}
+
+void session_kick(struct memd *m)
+{
+    uint64_t one = 1;
+
+    if (m->session.state == SESSION_LIVE && ring_publish(&m->session.up) &&
+        write(m->session.kick_up, &one, sizeof one) < 0 && errno != EAGAIN)
+        fail(m, "eventfd", -errno);
+}
+
+/* ---- statistics */
+
+#define PUT(field, value) atomic_store_explicit(&st->field, (value), memory_order_relaxed)
+
+void session_round_done(struct memd *m)
+{
+    if (m->session.state != SESSION_LIVE)
+        return;
+    struct wire_stats *st = &m->session.shm->stats;
+    PUT(prev_started_ns, m->round.last_started_ns);
+    PUT(round_started_ns, m->round.started_ns);
+    PUT(backlog_pages, m->round.left);
+    session_stats(m);
+}
+
+void session_stats(struct memd *m)
+{
+    struct region_counts n = {0};
+    uint64_t ineligible[MEMD_INELIGIBLE_COUNT] = {0}, skipped = 0;
+
+    if (m->session.state != SESSION_LIVE)
+        return;
+    struct wire_stats *st = &m->session.shm->stats;
+    engine_count(m, &n, ineligible, &skipped);
+    PUT(zero_pages, n.zero);
+    PUT(merged_pages, n.shared);
+    PUT(broken_pages, n.broken);
+    PUT(unshared_pages, n.tagged);
+    PUT(volatile_pages, n.pending);
+    PUT(skipped_pages, skipped);
+    for (unsigned i = 0; i < MEMD_INELIGIBLE_COUNT; i++)
+        PUT(ineligible_bytes[i], ineligible[i]);
+#define COPY(field) PUT(field, atomic_load_explicit(&m->stats.field, memory_order_relaxed))
+    COPY(full_scans);
+    COPY(merges);
+    COPY(zero_drops);
+    COPY(cow_breaks);
+    COPY(heals);
+    COPY(faults);
+    COPY(rejected);
+    COPY(huge_broken);
+    COPY(hashed_pages);
+    COPY(written_pages);
+    COPY(would_save_pages);
+    PUT(vmas_used, m->vmas_used);
+    PUT(vmas_limit, m->budget.vmas_max);
+    PUT(metadata_bytes, atomic_load(&m->metadata_bytes));
+    PUT(cpu_ns, atomic_load(&m->cpu_ns));
+    PUT(state, atomic_load(&m->paused) ? WIRE_VM_PAUSED
+               : m->map_count_short    ? WIRE_VM_MAP_COUNT
+                                       : WIRE_VM_RUNNING);
+}

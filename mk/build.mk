@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Components, libraries, programs.
+
+# component NAME, directory: SRC_name, OBJ_name (without the files that have a main()), MAIN_name, AR_name
+SRC_engine := $(wildcard memd/engine/*.c)
+SRC_common := $(wildcard memd/common/*.c)
+SRC_daemon := $(wildcard memd/daemon/*.c)
+SRC_ctl := $(wildcard memd/ctl/*.c)
+SRC_memvm := $(wildcard bench/memvm/*.c)
+SRC_mkimage := $(wildcard bench/memvm/mkimage/*.c)
+SRC_dedup := $(wildcard bench/dedup/*.c)
+SRC_examples := $(wildcard docs/examples/*.c)
+COMPONENTS := engine common daemon ctl memvm mkimage dedup
+
+TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
+SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
+
+HAVE_MAIN := $(shell grep -lE '^(int|void) main\>' /dev/null $(foreach c,$(COMPONENTS),$(SRC_$(c))) $(SRC_tests))
+
+define component
+MAIN_$(1) := $$(patsubst %.c,$$(B)/obj/%.o,$$(filter $$(HAVE_MAIN),$$(SRC_$(1))))
+OBJ_$(1) := $$(patsubst %.c,$$(B)/obj/%.o,$$(filter-out $$(HAVE_MAIN),$$(SRC_$(1))))
+AR_$(1) := $$(B)/obj/$(1).a
+$$(AR_$(1)): $$(OBJ_$(1)) $$(B)/obj/list.$(1)
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $$(AR) rcs $$@ $$(filter %.o,$$^)
+# the list of objects is a prerequisite, so that a deleted source leaves the archive too
+$$(B)/obj/list.$(1): FORCE
+	@mkdir -p $$(@D)
+	@echo '$$(OBJ_$(1))' | cmp -s - $$@ || echo '$$(OBJ_$(1))' >$$@
+endef
+$(foreach c,$(COMPONENTS),$(eval $(call component,$(c))))
+
+.PHONY: FORCE
+FORCE:
+
+# ---- objects
+
+$(OBJ_engine) $(OBJ_common): OBJ_FLAGS := $(PIC)
+$(B)/obj/%.o: %.c $(B)/obj/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(OBJ_FLAGS) -MMD -MP -c -o $@ $<
+
+# changed flags or another compiler rebuild everything
+FLAGS_NOW := $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null) $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL)
+$(B)/obj/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' >$@
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+
+# ---- libmemd: what is exported is memd_*, in the shared library and in the archive
+
+SONAME := libmemd.so.0
+$(B)/libmemd.so.$(VERSION): $(AR_engine) $(AR_common) mk/libmemd.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(LDFLAGS_ALL) $(if $(SAN),,-Wl$(,)-z$(,)defs) -Wl,-soname,$(SONAME) \
+		-Wl,--version-script=mk/libmemd.map -o $@ \
+		-Wl,--whole-archive $(AR_engine) $(AR_common) -Wl,--no-whole-archive $(call libs_of,engine common)
+
+$(B)/$(SONAME) $(B)/libmemd.so: $(B)/libmemd.so.$(VERSION)
+	$(Q)ln -sf $(<F) $@
+
+$(B)/libmemd.a: $(AR_engine) $(AR_common)
+	$(call say,AR,$@)
+	$(Q)$(LD) -r -o $(B)/obj/libmemd.o --whole-archive $^
+	$(Q)$(OBJCOPY) -w --keep-global-symbol='memd_*' $(B)/obj/libmemd.o
+	$(Q)rm -f $@ && $(AR) rcs $@ $(B)/obj/libmemd.o
+
+, := ,
+LIBRARIES := $(B)/libmemd.a $(B)/libmemd.so $(B)/$(SONAME)
+
+# ---- programs: program PATH, component, archives, library components
+
+define program
+ifneq ($$(MAIN_$(2)),)
+PROGRAMS += $(1)
+endif
+$(1): $$(MAIN_$(2)) $$(AR_$(2)) $(3)
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(LDFLAGS_ALL) -o $$@ $$(MAIN_$(2)) $$(AR_$(2)) $(3) $$(call libs_of,$(4)) -lm
+endef
+$(eval $(call program,$(B)/memd,daemon,$(AR_common),daemon))
+$(eval $(call program,$(B)/memctl,ctl,,ctl))
+$(eval $(call program,$(B)/memvm,memvm,$(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/mkimage,mkimage,,))
+$(eval $(call program,$(B)/bench/dedup,dedup,$(B)/libmemd.a,engine))
+
+# short names: make memd, make memvm, ...
+.PHONY: memd memctl memvm mkimage libmemd
+memd memctl memvm mkimage: %: $(B)/%
+libmemd: $(LIBRARIES)
+
+# ---- the guest payload of memvm
+
+-include bench/memvm/payload/payload.mk
+$(B)/obj/bench/memvm/payload_guest.o: CPPFLAGS_ALL += $(PAYLOAD_CPPFLAGS)
+$(B)/obj/bench/memvm/payload_guest.o: $(PAYLOAD_BIN)
+
+# ---- examples: as an embedder would build them, installed headers and libmemd only
+
+EXAMPLES := $(patsubst docs/examples/%.c,$(B)/examples/%,$(SRC_examples))
+$(B)/examples/%: docs/examples/%.c $(B)/libmemd.a include/memd/memd.h $(B)/obj/flags
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -D_GNU_SOURCE -Iinclude $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< $(B)/libmemd.a $(call libs_of,engine)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# install, uninstall. DESTDIR and PREFIX as usual.
+
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/memd
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+D = $(DESTDIR)
+
+INSTALL_BIN := memd memctl
+INSTALL_HEADERS := $(wildcard include/memd/*.h)
+INSTALL_DOCS := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md)
+INSTALL_EXAMPLES := $(wildcard docs/examples/*)
+MANPAGES := $(wildcard docs/man/*.[1-8])
+man_path = $(MANDIR)/man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
+
+INSTALLED = $(addprefix $(BINDIR)/,$(INSTALL_BIN)) \
+	$(LIBDIR)/libmemd.a $(LIBDIR)/libmemd.so $(LIBDIR)/$(SONAME) $(LIBDIR)/libmemd.so.$(VERSION) \
+	$(LIBDIR)/pkgconfig/memd.pc $(addprefix $(INCLUDEDIR)/memd/,$(notdir $(INSTALL_HEADERS))) \
+	$(foreach m,$(MANPAGES),$(call man_path,$(m))) $(UNITDIR)/memd.service \
+	$(addprefix $(DOCDIR)/,$(notdir $(INSTALL_DOCS))) $(addprefix $(DOCDIR)/examples/,$(notdir $(INSTALL_EXAMPLES)))
+
+# paths in the .pc and the unit file are those of the installed system, without DESTDIR
+FILL = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' \
+	-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|g' -e 's|@VERSION@|$(VERSION)|g'
+
+.PHONY: install uninstall
+install: $(LIBRARIES) $(addprefix $(B)/,$(INSTALL_BIN))
+	$(Q)install -d $(D)$(BINDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(INCLUDEDIR)/memd $(D)$(UNITDIR) $(D)$(DOCDIR)/examples
+	$(Q)install -m 755 $(addprefix $(B)/,$(INSTALL_BIN)) $(D)$(BINDIR)
+	$(Q)install -m 644 $(B)/libmemd.a $(D)$(LIBDIR)
+	$(Q)install -m 755 $(B)/libmemd.so.$(VERSION) $(D)$(LIBDIR)
+	$(Q)ln -sf libmemd.so.$(VERSION) $(D)$(LIBDIR)/$(SONAME)
+	$(Q)ln -sf $(SONAME) $(D)$(LIBDIR)/libmemd.so
+	$(Q)install -m 644 $(INSTALL_HEADERS) $(D)$(INCLUDEDIR)/memd
+	$(Q)$(FILL) dist/memd.pc.in >$(D)$(LIBDIR)/pkgconfig/memd.pc
+	$(Q)$(FILL) dist/memd.service.in >$(D)$(UNITDIR)/memd.service
+	$(Q)chmod 644 $(D)$(LIBDIR)/pkgconfig/memd.pc $(D)$(UNITDIR)/memd.service
+	$(Q)$(foreach m,$(MANPAGES),install -D -m 644 $(m) $(D)$(call man_path,$(m)) &&) :
+	$(Q)install -m 644 $(INSTALL_DOCS) $(D)$(DOCDIR)
+	$(Q)install -m 644 $(INSTALL_EXAMPLES) $(D)$(DOCDIR)/examples
+	@echo 'installed memd $(VERSION) in $(D)$(PREFIX)'
+
+uninstall:
+	$(Q)rm -f $(addprefix $(D),$(INSTALLED))
+	$(Q)for d in $(D)$(DOCDIR)/examples $(D)$(DOCDIR) $(D)$(INCLUDEDIR)/memd; do \
+		[ ! -d "$$d" ] || rmdir --ignore-fail-on-non-empty "$$d"; done

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Tests. tests/DIR/NAME.c with a main() is one program; files without one are helpers, linked into every
+# program of their directory. A program is linked with the archives of the components whose headers it (or a
+# helper of its directory) includes, and with memd/common. Shell tests are run where they lie.
+
+.PHONY: check check-asan check-tsan check-long tests
+
+TEST_PROGRAMS :=
+
+# test_uses COMPONENT, path pattern of its headers: the test sources that include one of them
+USES_engine := $(if $(SRC_tests),$(shell grep -lE '"(memd/engine/|memd/memd\.h)' /dev/null $(SRC_tests)))
+USES_daemon := $(if $(SRC_tests),$(shell grep -lE '"memd/daemon/' /dev/null $(SRC_tests)))
+USES_ctl := $(if $(SRC_tests),$(shell grep -lE '"memd/ctl/' /dev/null $(SRC_tests)))
+USES_memvm := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/[a-z_]+\.h' /dev/null $(SRC_tests)))
+USES_mkimage := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/mkimage/' /dev/null $(SRC_tests)))
+USES_dedup := $(if $(SRC_tests),$(shell grep -lE '"bench/dedup/' /dev/null $(SRC_tests)))
+USES_common := $(SRC_tests)
+
+# test_program SOURCE, helper sources of its directory
+define test_program
+T_USES := $(strip $(foreach c,memvm mkimage dedup ctl daemon engine common,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
+TEST_PROGRAMS += $(B)/$(1:.c=)
+$(B)/$(1:.c=): T_USES := $$(T_USES)
+$(B)/$(1:.c=): $(patsubst %.c,$(B)/obj/%.o,$(1) $(2)) $$(foreach c,$$(T_USES),$$(AR_$$(c)))
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(LDFLAGS_ALL) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group \
+		$$(call libs_of,$$(T_USES) test) -lm
+endef
+$(foreach d,$(TEST_DIRS),$(foreach s,$(filter $(HAVE_MAIN),$(wildcard $(d)/*.c)),\
+	$(eval $(call test_program,$(s),$(filter-out $(HAVE_MAIN),$(wildcard $(d)/*.c))))))
+
+tests: $(TEST_PROGRAMS)
+
+RUN_TESTS = tests/run.sh --build-dir $(B)
+
+check:
+	$(Q)tools/deps.sh build test
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all tests
+	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.1} $(RUN_TESTS) $(TESTS)
+
+check-long:
+	$(Q)tools/deps.sh build test
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all tests
+	$(Q)MEMD_TEST_SCALE=1 $(RUN_TESTS) $(TESTS)
+
+check-asan:
+	$(Q)tools/deps.sh build test
+	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=address all tests
+	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir build/asan --san address $(TESTS)
+
+check-tsan:
+	$(Q)tools/deps.sh build test
+	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=thread all tests
+	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir build/tsan --san thread $(TESTS)

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* See fake_core.h. Guarded by `lock`: the control API calls from many threads. */
+#include "tests/ctl/fake_core.h"
+
+#include "memd/memd.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FAKE_JOBS 64
+
+struct fake_core fake;
+
+struct core {
+    sem_t stop;
+    struct core_config config;
+    struct core_job jobs[FAKE_JOBS];
+    unsigned polls[FAKE_JOBS];
+    uint64_t njobs;
+};
+
+static struct core the_core;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void core_config_default(struct core_config *ret_config)
+{
+    *ret_config = (struct core_config){
+        .run_dir = "/run/memd",
+        .state_dir = "/var/lib/memd",
+        .merge = true,
+        .cpu_cap = 1.0,
+        .quiet_ms = 1000,
+        .round_ms_max = 10000,
+        .huge_share_percent = 50,
+        .heal_pages_per_s = 1000,
+        .vmas_percent = 50,
+        .proc_root = "/proc",
+        .sys_root = "/sys",
+    };
+}
+
+struct core *fake_core_reset(void)
+{
+    pthread_mutex_lock(&lock);
+    fake = (struct fake_core){.job_polls = 3};
+    the_core.njobs = 0;
+    pthread_mutex_unlock(&lock);
+    return &the_core;
+}
+
+int core_open(const struct core_config *config, struct core **ret_core, char *ret_error, size_t error_bytes)
+{
+    if (access(config->run_dir, W_OK)) {
+        snprintf(ret_error, error_bytes, "cannot write %s", config->run_dir);
+        return -EACCES;
+    }
+    fake_core_reset();
+    the_core.config = *config;
+    sem_init(&the_core.stop, 0, 0);
+    *ret_core = &the_core;
+    return 0;
+}
+
+int core_run(struct core *core)
+{
+    while (sem_wait(&core->stop))
+        ;
+    return 0;
+}
+
+void core_stop(struct core *core)
+{
+    sem_post(&core->stop);
+}
+
+void core_close(struct core *core)
+{
+    sem_destroy(&core->stop);
+}
+
+static void fill_vm(struct core_vm *vm, uint32_t id, const char *name, const char *state)
+{
+    *vm = (struct core_vm){.id = id, .pid = 4000 + (int32_t)id, .merge_on = true, .settled = id == 1};
+    snprintf(vm->name, sizeof vm->name, "%s", name);
+    snprintf(vm->domain, sizeof vm->domain, "tenant-%u", id);
+    snprintf(vm->state, sizeof vm->state, "%s", state);
+    snprintf(vm->release, sizeof vm->release, "%s", MEMD_VERSION);
+    vm->c = (struct core_counters){
+        .guest_bytes = 256ull << 20,
+        .zero_pages = 30000,
+        .pages_shared = 1000,
+        .pages_sharing = 9000,
+        .pages_unshared = 20000,
+        .ineligible_bytes = {4096, 0, 0, 8192, 0, 0},
+        .full_scans = 7,
+        .merges = 12345,
+        .cow_breaks = 67,
+        .saved_bytes = 160ull << 20,
+        .metadata_bytes = 1 << 20,
+        .net_saved_bytes = id == 1 ? 150ll << 20 : -4096,
+        .cpu_ns = 1500000001,
+        .vmas_used = 2200,
+        .vmas_limit = 32765,
+    };
+}
+
+int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
+{
+    if (fake.snapshot_error)
+        return fake.snapshot_error;
+    struct core_snapshot *snapshot = calloc(1, sizeof *snapshot);
+    snapshot->vms = calloc(2, sizeof *snapshot->vms);
+    snapshot->domains = calloc(1, sizeof *snapshot->domains);
+    snapshot->nvms = 2;
+    snapshot->ndomains = 1;
+    fill_vm(&snapshot->vms[0], 1, "alpha", "settled");
+    fill_vm(&snapshot->vms[1], 2, "beta", "merging");
+    snprintf(snapshot->domains[0].name, sizeof snapshot->domains[0].name, "tenant-1");
+    snapshot->domains[0].vms = 1;
+    snapshot->domains[0].frames = 1000;
+    snapshot->domains[0].frame_bytes = 4096000;
+    snapshot->pid = (int32_t)getpid();
+    snprintf(snapshot->version, sizeof snapshot->version, "%s", MEMD_VERSION);
+    snprintf(snapshot->run_dir, sizeof snapshot->run_dir, "%s", core->config.run_dir);
+    snapshot->incarnation = 0xfedcba9876543210ull;
+    snapshot->uptime_ms = 61500;
+    snapshot->merge_on = true;
+    snapshot->mem_total_bytes = 16ull << 30;
+    snapshot->mem_available_bytes = 9ull << 30;
+    snapshot->totals = snapshot->vms[0].c;
+    snapshot->totals.guest_bytes *= 2;
+    *ret_snapshot = snapshot;
+    return 0;
+}
+
+void core_snapshot_free(struct core_snapshot *snapshot)
+{
+    free(snapshot->vms);
+    free(snapshot->domains);
+    free(snapshot);
+}
+
+static int command(const char *vm)
+{
+    if (fake.command_error)
+        return fake.command_error;
+    if (vm && strcmp(vm, "alpha") && strcmp(vm, "beta") && strcmp(vm, "1") && strcmp(vm, "2"))
+        return -ENOENT;
+    snprintf(fake.last_vm, sizeof fake.last_vm, "%s", vm ? vm : "(all)");
+    fake.commands++;
+    return 0;
+}
+
+int core_merge_set(struct core *core, const char *vm, bool on)
+{
+    (void)core;
+    pthread_mutex_lock(&lock);
+    int result = command(vm);
+    if (!result)
+        fake.last_on = on;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+static int job_start(struct core *core, enum core_job_kind kind, const char *vm, uint64_t *ret_job)
+{
+    pthread_mutex_lock(&lock);
+    int result = core->njobs == FAKE_JOBS ? -EBUSY : command(vm);
+    if (!result) {
+        core->jobs[core->njobs] = (struct core_job){.id = core->njobs + 1, .kind = kind};
+        core->polls[core->njobs] = 0;
+        *ret_job = ++core->njobs;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job)
+{
+    return job_start(core, CORE_JOB_UNMERGE, vm, ret_job);
+}
+
+int core_settle_start(struct core *core, uint64_t *ret_job)
+{
+    return job_start(core, CORE_JOB_SETTLE, NULL, ret_job);
+}
+
+int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, uint64_t *ret_job)
+{
+    for (size_t i = 0; i < nvms; i++) {
+        int result = command(vms[i]);
+        if (result)
+            return result;
+    }
+    fake.last_nvms = nvms;
+    return job_start(core, CORE_JOB_ESTIMATE, NULL, ret_job);
+}
+
+static void job_end(struct core_job *job, int error, const char *reason)
+{
+    job->progress = 1;
+    job->state = error ? CORE_JOB_FAILED : CORE_JOB_DONE;
+    job->error = error;
+    snprintf(job->reason, sizeof job->reason, "%s", error ? reason : "");
+    job->guest_bytes = 512ull << 20;
+    job->zero_bytes = 200ull << 20;
+    job->duplicate_bytes = 100ull << 20;
+    job->frame_bytes = 30ull << 20;
+}
+
+int core_job_poll(struct core *core, uint64_t id, struct core_job *ret_job)
+{
+    pthread_mutex_lock(&lock);
+    int result = id && id <= core->njobs ? 0 : -ENOENT;
+    if (!result) {
+        struct core_job *job = &core->jobs[id - 1];
+        unsigned polls = ++core->polls[id - 1];
+        if (job->state == CORE_JOB_RUNNING && polls >= fake.job_polls)
+            job_end(job, fake.job_error, "does not fit: 120 MiB wanted, 40 MiB available");
+        else if (job->state == CORE_JOB_RUNNING)
+            job->progress = (double)polls / fake.job_polls;
+        *ret_job = *job;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int core_job_cancel(struct core *core, uint64_t id)
+{
+    pthread_mutex_lock(&lock);
+    int result = id && id <= core->njobs ? 0 : -ENOENT;
+    if (!result) {
+        job_end(&core->jobs[id - 1], ECANCELED, "cancelled");
+        fake.cancels++;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * fake_core: memd/daemon/core.h without a memory behind it, for the tests of its users. Two VMs, "alpha" (id
+ * 1) and "beta" (id 2); jobs end after a set number of polls.
+ */
+#ifndef TESTS_CTL_FAKE_CORE_H
+#define TESTS_CTL_FAKE_CORE_H
+
+#include "memd/daemon/core.h"
+
+struct fake_core {
+    int snapshot_error; /* what the calls answer: 0 or -errno */
+    int command_error;
+    unsigned job_polls; /* a job ends with this poll */
+    int job_error;      /* positive: jobs end as failed */
+    /* what was asked last */
+    char last_vm[CORE_NAME_BYTES]; /* "(all)" for NULL */
+    bool last_on;
+    size_t last_nvms;
+    unsigned commands, cancels;
+};
+
+/* The one fake; valid from core_open() or fake_core_reset() on. */
+extern struct fake_core fake;
+struct core *fake_core_reset(void);
+
+#endif
