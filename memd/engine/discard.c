@@ -120,8 +120,9 @@ static int pin_chunk(struct memd *m, struct region *r, uint32_t chunk)
         return -errno;
     for (uint32_t p = first; p < end; p++) {
         uint64_t e = page_get(r, p);
-        if (entry_state(e) == WIRE_PAGE_ZERO || entry_state(e) == WIRE_PAGE_GONE || entry_tag(e))
-            page_set(r, p, e & ~(uint64_t)(WIRE_PAGE_STATE_MASK | WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
+        page_set(r, p,
+                 entry_make(entry_in_store(e) ? entry_state(e) : WIRE_PAGE_PRIVATE,
+                            (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
         pending_clear(r, p);
     }
     return 0;

@@ -191,6 +191,8 @@ int memd_open(const struct memd_options *options, struct memd **ret_memd)
     if (!err)
         err = probe_scan(m);
     if (!err)
+        place_measure(m);
+    if (!err)
         err = start_threads(m, options);
     if (err) {
         stop_threads(m);

@@ -10,8 +10,8 @@
  *
  * Locks, in the order they may be taken
  *   1. engine.work   every change of the VMM's mappings, of page map entries and of the region table is made
- * by its holder. The worker holds it for one batch at a time (at most HOLD_PAGES_MAX pages aside); an API
- * caller is let in between batches (work_lock_api).
+ * by its holder. The worker holds it for one batch at a time (at most a chunk's pages aside); an API caller
+ * is let in between batches (work_lock_api).
  *   2. chunk.busy    one flag per 2 MiB. Set by the holder of engine.work around the time pages of the chunk
  * are out of place; set by the fault server, with one try and never a wait, around its answer. Whoever clears
  * it after pages were out wakes the whole range, so a fault message that found the chunk busy may be
@@ -30,6 +30,7 @@
 
 #include "memd/common/ring.h"
 #include "memd/common/uapi.h"
+#include "memd/engine/plan.h"
 #include "memd/memd.h"
 #include "memd/wire.h"
 
@@ -43,10 +44,10 @@
 #define PAGE_SHIFT       WIRE_PAGE_SHIFT
 #define CHUNK_PAGES      WIRE_CHUNK_PAGES
 #define CHUNK_WORDS      (CHUNK_PAGES / 64)
-#define HOLD_PAGES_MAX   128u /* pages held aside at a time: bounds how long a vCPU can wait */
-#define PARKING_PAGES    CHUNK_PAGES
-#define SEGMENTS_MAX     64u   /* differently mapped parts of one region that take part */
-#define VMAS_SLACK       1024u /* mappings always left to the VMM and to ourselves */
+#define PARKING_PAGES    (2 * CHUNK_PAGES)
+#define APPLY_WISHES_MAX 16384u /* proposals waiting in memory */
+#define SEGMENTS_MAX     64u    /* differently mapped parts of one region that take part */
+#define VMAS_SLACK       1024u  /* mappings always left to the VMM and to ourselves */
 #define PIN_RETRY_MS     5000u
 #define QUIET_MS_DEFAULT 100u
 #define ROUND_MS_DEFAULT 4000u
@@ -77,6 +78,7 @@ struct chunk {
     bool surveyed : 1; /* its hashes were sent */
     bool drops : 1;    /* has entries with F_DROPPING still to be reported */
     bool store : 1;    /* has, or had, store mappings */
+    bool todo : 1;     /* has zero pages to be dropped, see apply.c */
 };
 static_assert(sizeof(struct chunk) <= 8, "8 bytes per 2 MiB");
 
@@ -87,7 +89,8 @@ struct region_counts {
 
 struct region {
     uint32_t id;
-    char *base; /* hva of page 0 */
+    uint32_t serial; /* tells it from the next region of the same id */
+    char *base;      /* hva of page 0 */
     uint32_t npages, nchunks;
     uint64_t gpa;
     int node;
@@ -128,8 +131,9 @@ struct session {
     const uint8_t *store[WIRE_NODES_MAX]; /* mapped shared, read-only */
     uint64_t store_bytes;
     unsigned nstores;
-    bool warned;         /* "no daemon" was logged */
-    uint64_t unmerge_id; /* an UNMERGE job waiting for DONE; 0: none */
+    bool warned;                   /* "no daemon" was logged */
+    bool broken;                   /* the ring makes no sense; ended in the next turn */
+    struct wire_rec_token barrier; /* FENCE or UNMERGE that waits for the proposals before it; type 0: none */
 };
 
 struct round {
@@ -140,6 +144,21 @@ struct round {
     uint64_t interval_ms, number;
     uint64_t hashed, written, left; /* pages, this round */
     bool look_huge, look_broken;
+};
+
+/* A proposal waiting for its chunk's turn. */
+struct wish {
+    uint32_t id, page, frame, serial; /* of the region */
+    uint16_t region, count;
+};
+
+struct apply {
+    struct wish *wish; /* [0, sorted) of the pass under way, by place; the others as they came */
+    uint32_t n, room, sorted, at;
+    uint32_t todo;          /* chunks marked */
+    uint32_t region, chunk; /* where the pass stands */
+    bool running;
+    uint64_t first_ns, last_ns; /* when the first and the last came that wait for a pass */
 };
 
 struct stats {
@@ -175,6 +194,9 @@ struct memd {
 
     struct region *_Atomic regions[MEMD_REGIONS_MAX];
     uint32_t parked; /* parking pages in use or dirty since the last release */
+    uint32_t region_serial;
+    struct plan_costs costs;
+    struct apply apply;
     struct session session;
     struct budget budget;
     struct round round;
@@ -268,10 +290,10 @@ int uffd_register(int uffd, const void *hva, uint64_t bytes, uint64_t mode);
 int uffd_unregister(int uffd, const void *hva, uint64_t bytes);
 int uffd_wake(int uffd, const void *hva, uint64_t bytes);
 int uffd_write_protect(int uffd, const void *hva, uint64_t bytes, bool on);
-int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes);
+int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_copied);
 int uffd_zero(int uffd, void *dst, uint64_t bytes);
 /* Moves what it can: *ret_moved bytes from the start; 0 if all, else why it stopped. */
-int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_moved);
+int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t mode, uint64_t *ret_moved);
 /* PAGEMAP_SCAN; returns the number of ranges or -errno. */
 struct scan_query {
     uint64_t flags, inverted, mask, anyof, ret;
@@ -281,6 +303,7 @@ int pagemap_scan(struct memd *m, const void *hva, uint64_t bytes, const struct s
 
 /* ---- place.c: replacing mappings; work held */
 int place_init(struct memd *m);
+void place_measure(struct memd *m); /* fills m->costs */
 void place_fini(struct memd *m);
 int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages); /* fresh, empty, tracked */
 int place_window(struct memd *m, struct region *r, uint32_t page,
@@ -301,12 +324,22 @@ void hold_return(struct memd *m, struct region *r, const struct hold_run *run, u
                  uint32_t npages);
 char *hold_page(struct memd *m, const struct hold_run *run, uint32_t i);
 void hold_end(struct memd *m, struct region *r, uint32_t page,
-              uint32_t npages);                /* MISSING off where nothing is out */
-void hold_release(struct memd *m, bool force); /* give the parking pages back to the host */
+              uint32_t npages);                      /* MISSING off where nothing is out */
+void hold_release(struct memd *m, bool force);       /* give the parking pages back to the host */
+uint32_t hold_room(struct memd *m, uint32_t npages); /* parking pages for that many; the caller fills them */
+int hold_move(struct memd *m, uint32_t park, char *hva, uint32_t npages,
+              uint64_t *ret_npages); /* holes too */
+void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages);
+void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err);
 
-/* ---- merge.c; work held */
-void zero_drop(struct memd *m, struct region *r, uint32_t chunk, const uint64_t zero[CHUNK_WORDS]);
-void merge_run(struct memd *m, const struct wire_rec_merge *rec);
+/* ---- apply.c; work held */
+void apply_wish(struct memd *m, const struct wire_rec_merge *rec); /* queue a proposal, or answer it */
+void apply_zero(struct memd *m, struct region *r, uint32_t page);  /* this page is to be dropped */
+void apply_forget(struct memd *m);                                 /* the session is gone */
+uint64_t apply_due_ns(const struct memd *m);                       /* 0: now, UINT64_MAX: nothing waits */
+bool apply_step(struct memd *m);                                   /* one chunk; false: nothing to do now */
+
+/* ---- refs.c; work held */
 void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why);
 void refs_flush(struct memd *m, struct region *r, uint32_t chunk);
 

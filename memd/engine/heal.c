@@ -176,11 +176,9 @@ static int bring_home(struct memd *m, struct heal *h, uint32_t page, uint32_t en
     uint32_t n = end - page;
     struct region *r = h->r;
 
-    if (m->parked + n > PARKING_PAGES)
-        hold_release(m, true);
-    struct hold_run run = {.page = page, .npages = n, .park = m->parked};
-    m->parked += n;
-    int err = uffd_copy(m->uffd_a, hold_page(m, &run, 0), page_hva(r, page), n * PAGE_BYTES);
+    struct hold_run run = {.page = page, .npages = n, .park = hold_room(m, n)};
+    uint64_t copied;
+    int err = uffd_copy(m->uffd_a, hold_page(m, &run, 0), page_hva(r, page), n * PAGE_BYTES, &copied);
     if (!err)
         err = place_window(m, r, page, n);
     if (err) {

@@ -41,7 +41,7 @@ char *hold_page(struct memd *m, const struct hold_run *run, uint32_t i)
 
 void hold_release(struct memd *m, bool force)
 {
-    if (!m->parked || (!force && m->parked + HOLD_PAGES_MAX <= PARKING_PAGES))
+    if (!m->parked || (!force && m->parked + CHUNK_PAGES <= PARKING_PAGES))
         return;
     madvise(m->parking, m->parked * PAGE_BYTES, MADV_DONTNEED);
     m->parked = 0;
@@ -54,47 +54,78 @@ int hold_take(struct memd *m, struct region *r, uint32_t page, uint32_t npages, 
     int err;
 
     *ret_run = (struct hold_run){.page = page};
-    if (m->parked + npages > PARKING_PAGES)
-        hold_release(m, true);
+    uint32_t park = hold_room(m, npages);
     err = uffd_register(m->uffd_a, hva, npages * PAGE_BYTES,
                         UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     if (err)
         return err;
-    err = uffd_move(m->uffd_a, m->parking + m->parked * PAGE_BYTES, hva, npages * PAGE_BYTES, &moved);
-    *ret_run = (struct hold_run){.page = page, .npages = (uint32_t)(moved / PAGE_BYTES), .park = m->parked};
-    m->parked += ret_run->npages;
+    err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, npages * PAGE_BYTES, 0, &moved);
+    *ret_run = (struct hold_run){.page = page, .npages = (uint32_t)(moved / PAGE_BYTES), .park = park};
     return err;
 }
 
-/* The page cannot be moved (shared with a forked child, or no longer exclusive): its bytes can. */
-static int return_by_copy(struct memd *m, char *dst, const char *src)
+uint32_t hold_room(struct memd *m, uint32_t npages)
 {
-    int err = uffd_copy(m->uffd_a, dst, src, PAGE_BYTES);
+    if (m->parked + npages > PARKING_PAGES)
+        hold_release(m, true);
+    m->parked += npages;
+    return m->parked - npages;
+}
 
-    return err == -EEXIST ? -EEXIST : err;
+int hold_move(struct memd *m, uint32_t park, char *hva, uint32_t npages, uint64_t *ret_npages)
+{
+    uint64_t moved = 0;
+    int err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, npages * PAGE_BYTES,
+                        UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
+
+    *ret_npages = moved / PAGE_BYTES;
+    return err;
+}
+
+/* Moving costs a flush, copying a copy of each page. */
+static bool copy_is_cheaper(const struct memd *m, uint32_t npages)
+{
+    double flush = npages > PLAN_FLUSH_PAGES ? m->costs.flush_all_ns : npages * m->costs.flush_page_ns;
+
+    return npages * m->costs.copy_ns < flush;
+}
+
+void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages)
+{
+    bool copy = copy_is_cheaper(m, npages);
+    const char *src = m->parking + park * PAGE_BYTES;
+    uint64_t left = npages * PAGE_BYTES;
+
+    while (left) {
+        uint64_t done = 0;
+        int err = copy ? uffd_copy(m->uffd_a, hva, src, left, &done)
+                       : uffd_move(m->uffd_a, hva, src, left, 0, &done);
+        hva += done, src += done, left -= done;
+        if (!err)
+            return;
+        if (err == -EEXIST) /* a marker is in the way */
+            err = uffd_write_protect(m->uffd_a, hva, PAGE_BYTES, false);
+        else
+            copy = !copy; /* moving is refused for shared pages, copying needs memory */
+        if (err &&
+            !done) { /* the content is safe where it is, and the guest waits for it: try until it goes */
+            log_msg(m, MEMD_LOG_DEBUG, "giving a page back failed (%d), trying again", -err);
+            sched_yield();
+        }
+    }
 }
 
 void hold_return(struct memd *m, struct region *r, const struct hold_run *run, uint32_t skip, uint32_t npages)
 {
-    uint32_t done = 0;
+    hold_back(m, page_hva(r, run->page + skip), run->park + skip, npages);
+}
 
-    while (done < npages) {
-        char *dst = page_hva(r, run->page + skip + done), *src = hold_page(m, run, skip + done);
-        uint64_t moved;
-        int err = uffd_move(m->uffd_a, dst, src, (npages - done) * PAGE_BYTES, &moved);
-        done += (uint32_t)(moved / PAGE_BYTES);
-        if (!err)
-            return;
-        dst += moved, src += moved;
-        if (err == -EEXIST)
-            err = uffd_write_protect(m->uffd_a, dst, PAGE_BYTES, false); /* a marker is in the way */
-        else
-            err = return_by_copy(m, dst, src), done += !err;
-        if (err) { /* the content is safe where it is, and the guest waits for it: try until it goes */
-            log_msg(m, MEMD_LOG_ERROR, "giving a page back failed (%d), trying again", -err);
-            sched_yield();
-        }
-    }
+void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err)
+{
+    atomic_store(&c->missing, 1);
+    m->map_count_short = true;
+    log_msg(m, MEMD_LOG_WARN, "first touches of %u pages go through the fault server: out of mappings (%d)",
+            npages, -err);
 }
 
 void hold_end(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
@@ -105,10 +136,6 @@ void hold_end(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
 
     if (!err)
         err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP);
-    if (err) {
-        atomic_store(&r->chunks[chunk_of(r, page)].missing, 1);
-        m->map_count_short = true;
-        log_msg(m, MEMD_LOG_WARN,
-                "first touches of %u pages go through the fault server: out of mappings (%d)", npages, -err);
-    }
+    if (err)
+        hold_stays_missing(m, &r->chunks[chunk_of(r, page)], npages, err);
 }

@@ -367,6 +367,7 @@ static int add_locked(struct memd *m, const struct memd_region_desc *desc, uint3
     /* release: the fault server finds a complete region */
     atomic_store_explicit(&m->regions[id], r, memory_order_release);
     metadata_count(m);
+    r->serial = ++m->region_serial;
     session_announce(m, r);
     m->round.asked = true;
     *ret_region = id;
@@ -398,6 +399,8 @@ void region_remove(struct memd *m, struct region *r)
         if (!(s->vma_flags & VMA_DONTFORK))
             madvise(page_hva(r, s->first), s->npages * PAGE_BYTES, MADV_DOFORK);
     }
+    for (uint32_t c = 0; c < r->nchunks; c++)
+        m->apply.todo -= r->chunks[c].todo;
     session_retire(m, r);
     atomic_store(&m->regions[r->id], NULL);
     if (m->round.region == r->id)

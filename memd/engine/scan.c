@@ -4,9 +4,9 @@
  *
  * One round goes over all chunks of all regions. In each, PAGEMAP_SCAN says which pages were written since
  * the round before, and re-arms them in the same call. A page that was pending (written in an earlier round)
- * and has not been written since is hashed in place: zero pages are dropped here and now, the hashes of
- * others go to the daemon. A page that was written becomes pending. So a page is hashed when it was left
- * alone for one interval between rounds, once, and never again until it is written.
+ * and has not been written since is hashed in place: zero pages are marked to be dropped (apply.c), the
+ * hashes of others go to the daemon. A page that was written becomes pending. So a page is hashed when it was
+ * left alone for one interval between rounds, once, and never again until it is written.
  *
  * Rounds follow each other after budget.quiet_ms while there is something new to digest, and ever more
  * slowly, up to budget.round_ms_max, while there is not: a page the guest keeps writing costs one write fault
@@ -125,7 +125,7 @@ static void found_written(struct memd *m, struct region *r, uint32_t page, uint3
         uint32_t bit = p + r->first_bit - w->first_slot;
         uint64_t e = page_get(r, p);
         w->bits[bit / 64] |= 1ull << (bit % 64);
-        if (entry_tag(e) || entry_state(e) != WIRE_PAGE_PRIVATE)
+        if (entry_tag(e) || entry_state(e) != WIRE_PAGE_PRIVATE || e & WIRE_PAGE_F_PENDING)
             page_set(r, p,
                      entry_make(WIRE_PAGE_PRIVATE,
                                 (uint32_t)(e & (WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED)), 0,
@@ -214,8 +214,16 @@ static bool broken_quiet(struct region *r, uint32_t page, uint64_t hash)
     return false;
 }
 
-static void hash_page(struct memd *m, struct region *r, uint32_t page, struct batch *b,
-                      uint64_t zero[CHUNK_WORDS])
+static void zero_found(struct memd *m, struct region *r, uint32_t page)
+{
+    pending_clear(r, page);
+    if (m->budget.flags & WIRE_BUDGET_ESTIMATE)
+        atomic_fetch_add_explicit(&m->stats.would_save_pages, 1, memory_order_relaxed);
+    else
+        apply_zero(m, r, page);
+}
+
+static void hash_page(struct memd *m, struct region *r, uint32_t page, struct batch *b)
 {
     const void *p = page_hva(r, page);
     uint64_t e = page_get(r, page);
@@ -223,9 +231,7 @@ static void hash_page(struct memd *m, struct region *r, uint32_t page, struct ba
     m->tokens--;
     m->round.hashed++;
     if (page_is_zero(p) && entry_state(e) == WIRE_PAGE_PRIVATE) {
-        uint32_t slot = (page + r->first_bit) % CHUNK_PAGES;
-        zero[slot / 64] |= 1ull << (slot % 64);
-        pending_clear(r, page);
+        zero_found(m, r, page);
         return;
     }
     if (!session_can_report(m)) { /* nobody to compare it with */
@@ -259,27 +265,13 @@ static bool wants_hash(const struct region *r, uint32_t page)
     unsigned state = entry_state(e);
 
     return (state == WIRE_PAGE_PRIVATE || state == WIRE_PAGE_BROKEN) &&
-           !(e & (WIRE_PAGE_F_PINNED | WIRE_PAGE_F_DROPPING));
-}
-
-static void zero_found(struct memd *m, struct region *r, uint32_t chunk, const uint64_t zero[CHUNK_WORDS])
-{
-    uint64_t n = 0;
-
-    for (unsigned i = 0; i < CHUNK_WORDS; i++)
-        n += (uint64_t)__builtin_popcountll(zero[i]);
-    if (!n)
-        return;
-    if (m->budget.flags & WIRE_BUDGET_ESTIMATE)
-        atomic_fetch_add_explicit(&m->stats.would_save_pages, n, memory_order_relaxed);
-    else
-        zero_drop(m, r, chunk, zero);
+           !(e & (WIRE_PAGE_F_PINNED | WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PENDING));
 }
 
 /* `written`: CHUNK_WORDS words, by slot of the chunk. */
 static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const uint64_t *written)
 {
-    uint64_t zero[CHUNK_WORDS] = {0}, *pending = &r->pending[chunk * CHUNK_WORDS];
+    uint64_t *pending = &r->pending[chunk * CHUNK_WORDS];
     struct batch b = {.count = 0};
 
     for (unsigned w = 0; w < CHUNK_WORDS; w++) {
@@ -289,7 +281,7 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
             if (!wants_hash(r, page))
                 pending_clear(r, page);
             else if (m->tokens >= 1)
-                hash_page(m, r, page, &b, zero);
+                hash_page(m, r, page, &b);
             else
                 m->round.left++;
         }
@@ -297,7 +289,6 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
         pending[w] |= written[w];
     }
     batch_send(m, r, &b);
-    zero_found(m, r, chunk, zero);
 }
 
 /* ---- huge pages */
@@ -373,6 +364,14 @@ static void chunk_look_huge(struct memd *m, struct region *r, uint32_t chunk)
 
 /* ---- starting over */
 
+/* Without its hash, and without a mark to be dropped. */
+static uint64_t forgotten(uint64_t e)
+{
+    uint64_t mark = e & WIRE_PAGE_F_PENDING && !entry_frame(e) ? WIRE_PAGE_F_PENDING : 0;
+
+    return e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT | mark);
+}
+
 void scan_forget(struct memd *m, struct region *r, uint32_t chunk)
 {
     uint32_t end = chunk_end(r, chunk), n;
@@ -381,7 +380,7 @@ void scan_forget(struct memd *m, struct region *r, uint32_t chunk)
     for (uint32_t p = chunk_first(r, chunk); p < end; p += n) {
         bool store = entry_in_store(page_get(r, p));
         for (n = 0; p + n < end && entry_in_store(page_get(r, p + n)) == store; n++)
-            page_set(r, p + n, page_get(r, p + n) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
+            page_set(r, p + n, forgotten(page_get(r, p + n)));
         /* unarmed pages count as written; ineligible stretches refuse, and are of no interest */
         if (!store)
             uffd_write_protect(m->uffd_a, page_hva(r, p), n * PAGE_BYTES, false);

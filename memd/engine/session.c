@@ -148,6 +148,7 @@ void session_close(struct memd *m)
     struct session *s = &m->session;
     bool warned = s->warned;
 
+    apply_forget(m);
     if (s->shm)
         munmap(s->shm, sizeof *s->shm);
     for (unsigned i = 0; i < s->nstores; i++) {
@@ -356,6 +357,8 @@ void session_turn(struct memd *m, uint64_t now)
     int fds[FDS_MAX], n = 0;
     unsigned nfds = 0;
 
+    if (m->session.broken)
+        session_close(m);
     if (m->session.state == SESSION_NONE)
         try_connect(m, now);
     while (m->session.sock >= 0 && (n = recv_msg(m, buf, sizeof buf, fds, &nfds)) > 0) {
@@ -489,18 +492,34 @@ static void do_record(struct memd *m, const void *buf, int bytes)
     else if (rec->type == WIRE_REC_EXPORT && bytes == sizeof(struct wire_rec_export))
         do_export(m, buf);
     else if (rec->type == WIRE_REC_MERGE && bytes == sizeof(struct wire_rec_merge))
-        merge_run(m, buf);
+        apply_wish(m, buf);
     else if (rec->type == WIRE_REC_BREAK && bytes == sizeof *br) {
         if (r && br->page < r->npages && merging_on(m))
             scan_break_huge(m, r, br->page);
-    } else if (rec->type == WIRE_REC_UNMERGE && bytes == sizeof(struct wire_rec_token))
-        answer_token(m, WIRE_REC_DONE, ((const struct wire_rec_token *)buf)->id, unmerge_all(m));
-    else if (rec->type == WIRE_REC_FENCE && bytes == sizeof(struct wire_rec_token))
-        answer_token(m, WIRE_REC_FENCED, ((const struct wire_rec_token *)buf)->id, 0);
+    } else if ((rec->type == WIRE_REC_UNMERGE || rec->type == WIRE_REC_FENCE) &&
+               bytes == sizeof(struct wire_rec_token))
+        m->session.barrier = *(const struct wire_rec_token *)buf;
     else if (rec->type == WIRE_REC_ROUND)
         m->round.asked = true;
     else
         fail(m, "a record that makes no sense", -EPROTO);
+}
+
+/* FENCE and UNMERGE wait until every proposal before them has been answered. False: not yet. */
+static bool pass_barrier(struct memd *m)
+{
+    struct wire_rec_token token = m->session.barrier;
+
+    if (!token.r.type)
+        return true;
+    if (m->apply.n)
+        return false;
+    m->session.barrier.r.type = 0;
+    if (token.r.type == WIRE_REC_FENCE)
+        answer_token(m, WIRE_REC_FENCED, token.id, 0);
+    else
+        answer_token(m, WIRE_REC_DONE, token.id, unmerge_all(m));
+    return m->session.state == SESSION_LIVE;
 }
 
 int session_drain(struct memd *m, unsigned max)
@@ -511,8 +530,8 @@ int session_drain(struct memd *m, unsigned max)
     /* a fork in progress shares our pages, a pause wants nothing moved: proposals wait in the ring */
     if (atomic_load(&m->paused) || fork_pending(m))
         return 0;
-    while (done < max && m->session.state == SESSION_LIVE &&
-           ring_room(&m->session.up) >= 4 * sizeof(struct wire_rec_result)) {
+    while (done < max && m->session.state == SESSION_LIVE && m->apply.n < APPLY_WISHES_MAX &&
+           ring_room(&m->session.up) >= 4 * sizeof(struct wire_rec_result) && pass_barrier(m)) {
         int n = ring_pop(&m->session.down, buf, sizeof buf);
         if (n < 0)
             fail(m, "its ring is inconsistent", n);

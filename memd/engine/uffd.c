@@ -108,24 +108,27 @@ int uffd_write_protect(int uffd, const void *hva, uint64_t bytes, bool on)
     return err;
 }
 
-int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes)
+int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_copied)
 {
     uint64_t done = 0;
+    int err = 0;
 
-    while (done < bytes) {
+    while (done < bytes && !err) {
         struct uffdio_copy copy = {.dst = (uintptr_t)dst + done,
                                    .src = (uintptr_t)src + done,
                                    .len = bytes - done,
                                    .mode = UFFDIO_COPY_MODE_DONTWAKE};
-        int err = call(uffd, UFFDIO_COPY, &copy);
-        if (copy.copy > 0)
+        err = call(uffd, UFFDIO_COPY, &copy);
+        if (copy.copy > 0) {
             done += (uint64_t)copy.copy;
-        else if (err && err != -EAGAIN)
-            return err;
-        else
+            err = 0;
+        } else if (err == -EAGAIN) {
             sched_yield();
+            err = 0;
+        }
     }
-    return 0;
+    *ret_copied = done;
+    return err;
 }
 
 int uffd_zero(int uffd, void *dst, uint64_t bytes)
@@ -135,7 +138,7 @@ int uffd_zero(int uffd, void *dst, uint64_t bytes)
     return call(uffd, UFFDIO_ZEROPAGE, &zero);
 }
 
-int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_moved)
+int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t mode, uint64_t *ret_moved)
 {
     uint64_t done = 0;
     unsigned stalled = 0;
@@ -145,7 +148,7 @@ int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *re
         struct uffdio_move move = {.dst = (uintptr_t)dst + done,
                                    .src = (uintptr_t)src + done,
                                    .len = bytes - done,
-                                   .mode = UFFDIO_MOVE_MODE_DONTWAKE};
+                                   .mode = mode | UFFDIO_MOVE_MODE_DONTWAKE};
         err = call(uffd, UFFDIO_MOVE, &move);
         if (move.move > 0) {
             done += (uint64_t)move.move;

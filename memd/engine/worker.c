@@ -55,6 +55,7 @@ static bool turn(struct memd *m)
     session_turn(m, now);
     bool more = session_drain(m, DRAIN_RECORDS) > 0;
     retry_refused(m, now);
+    more |= apply_step(m);
     more |= scan_step(m);
     hold_release(m, !more);
     if (now - m->cpu_sampled_ns >= STATS_EVERY_NS) {
@@ -68,10 +69,11 @@ static bool turn(struct memd *m)
 
 static int sleep_ms(struct memd *m)
 {
-    uint64_t now = now_ns(), due = scan_due_ns(m);
+    uint64_t now = now_ns(), due = scan_due_ns(m), apply_ns = apply_due_ns(m);
 
     if (m->session.state == SESSION_NONE && !(m->flags & MEMD_OPEN_NO_DAEMON) && m->session.retry_ns < due)
         due = m->session.retry_ns;
+    due = apply_ns < due ? apply_ns : due;
     if (due <= now) /* due, but not possible yet: waits for ring room or tokens */
         return 2;
     uint64_t ms = (due - now) / 1000000 + 1;
