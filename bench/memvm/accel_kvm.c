@@ -187,12 +187,16 @@ static int open_device(struct kvm *kvm)
     if (kvm->kvm_fd < 0) {
         int error = -errno;
         fprintf(stderr,
-                "memvm: /dev/kvm: %s; load kvm_intel or kvm_amd (in a VM: enable nested virtualization), "
-                "give this "
-                "user access to /dev/kvm, or run the same workloads on plain threads with --accel thread\n",
-                strerror(-error));
+                "memvm: /dev/kvm: %s; %s. --accel thread runs the same workloads on plain threads, without "
+                "KVM\n",
+                strerror(-error),
+                error == -EACCES || error == -EPERM
+                    ? "give this user access to it (group kvm)"
+                    : "load kvm_intel or kvm_amd; in a VM, nested virtualization must be on");
         return error;
     }
+    if (ioctl(kvm->kvm_fd, KVM_GET_API_VERSION, 0) < 0)
+        return complain("/dev/kvm is not KVM");
     errno = 0;
     if (ioctl(kvm->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION ||
         ioctl(kvm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_MMU) <= 0 ||

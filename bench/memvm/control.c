@@ -59,6 +59,17 @@ static int do_churn(struct control *control, char **args, char *reply)
     return 0;
 }
 
+static int do_toggle(struct control *control, char **args, char *reply)
+{
+    uint64_t ppm;
+
+    (void)reply;
+    if (options_parse_ppm(args[0], &ppm))
+        return -EINVAL;
+    vm_set_toggle(control->vm, ppm);
+    return 0;
+}
+
 static int do_sweep(struct control *control, char **args, char *reply)
 {
     uint64_t mbps;
@@ -189,6 +200,7 @@ static const struct command {
 } commands[] = {
     {"status", 0, do_status, "the counters, as in a report"},
     {"churn", 1, do_churn, "PCT: rewrite that share of the data pages each second"},
+    {"toggle", 1, do_toggle, "PCT: change one word of that share of the data pages each second"},
     {"sweep", 1, do_sweep, "MBPS: read at this rate; 0 stops"},
     {"verify", 1, do_verify, "on|off|MBPS"},
     {"rewrite", 0, do_rewrite,

@@ -74,6 +74,7 @@ int engine_open(struct engine *engine, const struct options *options, const stru
         .log = on_log,
         .poison = on_poison,
         .ctx = engine,
+        .flags = options->no_daemon ? MEMD_OPEN_NO_DAEMON : 0,
     };
     int error;
 

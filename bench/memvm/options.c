@@ -51,6 +51,8 @@ static const struct row rows[] = {
     {"run-dir", "DIR", KIND_STRING, AT(run_dir), 0, 0, 0,
      "memd's run directory (default $MEMD_RUN_DIR, /run/memd)"},
     {"no-memd", NULL, KIND_FLAG, AT(no_memd), 0, 0, 0, "do not embed the engine; plain anonymous memory"},
+    {"no-daemon", NULL, KIND_FLAG, AT(no_daemon), 0, 0, 0,
+     "embed the engine, but never look for the daemon: only zero" NEWLINE "pages are dropped"},
     {"mergeable", NULL, KIND_FLAG, AT(mergeable), 0, 0, 0,
      "madvise(MADV_MERGEABLE) for KSM; wants --no-memd"},
     {"thp", "on|off", KIND_ON_OFF, AT(thp), 0, 0, 0, "transparent huge pages for guest RAM (default on)"},
@@ -62,11 +64,17 @@ static const struct row rows[] = {
      "untouched. Without it every page gets unique content"},
     {"zero", "PCT", KIND_NUMBER, AT(zero_percent), 0, 0, 100,
      "zero this share of the data pages, image or not"},
+    {"shared", "PCT", KIND_NUMBER, AT(shared_percent), 0, 0, 100,
+     "without an image: this share of the pages holds content" NEWLINE
+     "that every guest has (64 different pages, over and over)"},
     {"seed", "N", KIND_NUMBER, AT(seed), 0, 1, UINT64_MAX, "of the guest's unique content (default random)"},
     {"verify", "MBPS", KIND_FLAG_NUMBER, AT(verify_mbps), AT(verify), 1, 1u << 20,
      "compare every page with its checksum, round and round, at" NEWLINE
      "MBPS if given, else as fast as it goes"},
     {"churn", "PCT", KIND_PPM, AT(churn_ppm), 0, 0, 0, "rewrite PCT% of the data pages each second"},
+    {"toggle", "PCT", KIND_PPM, AT(toggle_ppm), 0, 0, 0,
+     "change one word of PCT% of the data pages each second; the" NEWLINE
+     "fourth change brings the old content back"},
     {"sweep", "MBPS", KIND_NUMBER, AT(sweep_mbps), 0, 1, 1u << 20,
      "read through the data pages at this rate"},
     {"job", "N", KIND_NUMBER, AT(job_maccesses), 0, 1, 1u << 20,

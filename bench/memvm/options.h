@@ -17,18 +17,20 @@ struct options {
     const char *control; /* socket path, "-" for stdin, NULL: none */
     uint64_t mem_mib;
     uint64_t vcpus;
-    uint64_t seed;          /* of the guest's unique content; 0: random */
-    uint64_t zero_percent;  /* of the data pages */
-    uint64_t churn_ppm;     /* data pages rewritten each second, in millionths */
-    uint64_t sweep_mbps;    /* 0: none */
-    uint64_t verify_mbps;   /* with `verify`; 0: as fast as it goes */
-    uint64_t job_maccesses; /* 0: none */
-    uint64_t report_ms;     /* 0: none */
-    uint64_t time_s;        /* 0: until told to stop */
-    uint64_t inject_ms;     /* with `inject`: after the guest is ready */
+    uint64_t seed;           /* of the guest's unique content; 0: random */
+    uint64_t zero_percent;   /* of the data pages */
+    uint64_t shared_percent; /* of the pages made without an image */
+    uint64_t churn_ppm;      /* data pages rewritten each second, in millionths */
+    uint64_t toggle_ppm;     /* data pages changed by a word each second, in millionths */
+    uint64_t sweep_mbps;     /* 0: none */
+    uint64_t verify_mbps;    /* with `verify`; 0: as fast as it goes */
+    uint64_t job_maccesses;  /* 0: none */
+    uint64_t report_ms;      /* 0: none */
+    uint64_t time_s;         /* 0: until told to stop */
+    uint64_t inject_ms;      /* with `inject`: after the guest is ready */
     bool verify, inject;
     bool thp, dontfork;
-    bool prealloc, mergeable, no_memd;
+    bool prealloc, mergeable, no_memd, no_daemon;
 };
 
 /*

@@ -83,6 +83,7 @@ void status_line(struct vm *vm, const char *event, char text[STATUS_LINE_MAX])
     } members[] = {
         {"vcpus", vm->options->vcpus},
         {"seed", vm->options->seed},
+        {"ram_hva", (uintptr_t)vm->ram->base},
         {"ram_bytes", vm->ram->bytes},
         {"data_offset", vm->ram->data_first * ABI_PAGE_BYTES},
         {"pages", vm->ram->data_pages},
@@ -90,6 +91,7 @@ void status_line(struct vm *vm, const char *event, char text[STATUS_LINE_MAX])
         {"verify_passes", counters.verify_passes},
         {"verify_failures", counters.verify_failures},
         {"churn_writes", counters.churn_writes},
+        {"toggle_writes", counters.toggle_writes},
         {"rewrite_writes", counters.rewrite_writes},
         {"rewrites_done", counters.rewrites_done},
         {"sweep_pages", counters.sweep_pages},

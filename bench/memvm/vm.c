@@ -81,7 +81,9 @@ static void init_control_page(struct vm *vm)
     ctl->seed = options->seed;
     ctl->zero_percent = (uint32_t)options->zero_percent;
     ctl->synthesize = options->image == NULL;
+    ctl->shared_percent = (uint32_t)options->shared_percent;
     vm_set_churn(vm, options->churn_ppm);
+    vm_set_toggle(vm, options->toggle_ppm);
     vm_set_sweep(vm, options->sweep_mbps);
     vm_set_verify(vm, options->verify, options->verify_mbps);
 }
@@ -348,13 +350,23 @@ static uint64_t mbps_to_pages(uint64_t mbps)
     return mbps * OPTIONS_MEBIBYTE / ABI_PAGE_BYTES;
 }
 
+/* A share of the data pages a second, at least one if it is more than nothing. */
+static uint64_t ppm_to_pages(const struct vm *vm, uint64_t ppm)
+{
+    uint64_t pages = (uint64_t)((unsigned __int128)vm->ram->data_pages * ppm / 1000000);
+
+    return ppm > 0 && pages == 0 ? 1 : pages;
+}
+
 void vm_set_churn(struct vm *vm, uint64_t ppm)
 {
-    uint64_t rate = (uint64_t)((unsigned __int128)vm->ram->data_pages * ppm / 1000000);
+    atomic_store_explicit(&vm->ctl->churn_rate, ppm_to_pages(vm, ppm), memory_order_relaxed);
+    ring(vm);
+}
 
-    if (ppm > 0 && rate == 0)
-        rate = 1;
-    atomic_store_explicit(&vm->ctl->churn_rate, rate, memory_order_relaxed);
+void vm_set_toggle(struct vm *vm, uint64_t ppm)
+{
+    atomic_store_explicit(&vm->ctl->toggle_rate, ppm_to_pages(vm, ppm), memory_order_relaxed);
     ring(vm);
 }
 
@@ -469,6 +481,7 @@ struct vm_counters vm_count(struct vm *vm)
         sum.verify_checks += atomic_load_explicit(&vcpu->verify_checks, memory_order_relaxed);
         sum.verify_passes += atomic_load_explicit(&vcpu->verify_passes, memory_order_relaxed);
         sum.churn_writes += atomic_load_explicit(&vcpu->churn_writes, memory_order_relaxed);
+        sum.toggle_writes += atomic_load_explicit(&vcpu->toggle_writes, memory_order_relaxed);
         sum.rewrite_writes += atomic_load_explicit(&vcpu->rewrite_writes, memory_order_relaxed);
         sum.sweep_pages += atomic_load_explicit(&vcpu->sweep_pages, memory_order_relaxed);
     }

@@ -51,7 +51,7 @@ struct vm_events {
 struct vm_counters {
     const char *state; /* "filling", "running", "stopped", "done" or "failed" */
     uint64_t verify_checks, verify_passes, verify_failures;
-    uint64_t churn_writes, rewrite_writes, sweep_pages;
+    uint64_t churn_writes, toggle_writes, rewrite_writes, sweep_pages;
     uint64_t rewrites_done; /* number of the last pass finished by every vCPU */
     uint64_t jobs_done, job_ns;
     bool job_running;
@@ -79,6 +79,7 @@ struct vm_events vm_take_events(struct vm *vm);
 struct vm_counters vm_count(struct vm *vm);
 
 void vm_set_churn(struct vm *vm, uint64_t ppm);
+void vm_set_toggle(struct vm *vm, uint64_t ppm);
 void vm_set_sweep(struct vm *vm, uint64_t mbps);
 /* mbps 0 with `on`: unlimited. */
 void vm_set_verify(struct vm *vm, bool on, uint64_t mbps);

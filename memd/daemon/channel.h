@@ -29,6 +29,8 @@ bool channel_turn(struct session *session);
 void channel_drain(struct session *session);
 /* Send what is due and fits. */
 void channel_send_due(struct session *session);
+/* Something could not be sent for want of room, which nobody announces. */
+bool channel_is_waiting(const struct session *session);
 /* Have channel_turn() called soon. */
 void channel_wake(struct session *session);
 /* Idle: memory of the rings nobody uses goes back. */

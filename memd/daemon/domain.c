@@ -7,6 +7,7 @@
  */
 #include "memd/daemon/domain.h"
 
+#include "memd/common/clock.h"
 #include "memd/daemon/state.h"
 
 #include <dirent.h>
@@ -114,13 +115,13 @@ static int make(struct core *core, const char *name, const char *dir, bool confi
 
 static bool is_deserted(const struct domain *domain)
 {
-    return cds_list_empty(&domain->vms) && cds_list_empty(&domain->awaited);
+    return !domain->nvms && domain->awaited.next == &domain->awaited;
 }
 
 void domain_close(struct domain *domain)
 {
     struct awaited *awaited, *next;
-    bool deserted = is_deserted(domain);
+    bool deserted = is_deserted(domain) && !domain->kept;
 
     cds_list_for_each_entry_safe (awaited, next, &domain->awaited, link) {
         loop_del(&domain->core->loop, &awaited->pidfd);

@@ -42,6 +42,7 @@ struct domain {
     char dir[DOMAIN_DIR_BYTES]; /* of its directory in the store directory */
     int dir_fd;
     bool configured; /* else private */
+    bool kept;       /* its files stay for the next daemon */
 
     unsigned nstores, nindexes; /* one index, or one per store if nodes do not share */
     struct store stores[WIRE_NODES_MAX];

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Theory of operation: see domain.h. This file: frames of a domain, their references, retirement, the fence,
  * and the index after a restart. */
+#include "memd/common/clock.h"
+#include "memd/daemon/channel.h"
 #include "memd/daemon/domain.h"
 #include "memd/daemon/state.h"
-
-#include "memd/common/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -191,7 +191,7 @@ static int send_welcome(struct session *session, uint32_t hello_flags)
         .incarnation = core->incarnation,
         .store_bytes = (uint64_t)domain->stores[0].nframes * WIRE_PAGE_BYTES,
     };
-    snprintf(welcome.domain, sizeof welcome.domain, "%s", domain->name);
+    snprintf(welcome.domain, sizeof welcome.domain, "%.63s", domain->name);
 
     int fds[WELCOME_FDS_MAX] = {session->shm_fd, session->up.fd, session->down_fd};
     size_t nfds = 3;

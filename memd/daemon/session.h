@@ -15,6 +15,7 @@
 #define MEMD_DAEMON_SESSION_H
 
 #include "memd/common/ring.h"
+#include "memd/daemon/exports.h"
 #include "memd/daemon/loop.h"
 #include "memd/daemon/proposals.h"
 #include "memd/daemon/registry.h"

@@ -10,6 +10,7 @@
  *   index     frames and pages by hash           proposals pages told to merge
  *   holdings  who refers to what                 advisor   scan budgets (pure)
  *   vm        processes, regions, page maps      jobs      unmerge, settle, estimate
+ *   place     where sockets and stores are       snapshot  everything, for users
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -68,6 +69,8 @@ struct core {
     uint64_t warned_ns;
 };
 
+/* Make a plan for a VM: vm.advice.sent (core.c). */
+void core_advise(struct vm *vm);
 /* A shortage to show until it has not been seen for a while; logged when it is new. */
 void core_warn(struct core *core, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

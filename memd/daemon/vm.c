@@ -2,6 +2,8 @@
 /* Theory of operation: see vm.h. Regions: region.c. */
 #include "memd/daemon/vm.h"
 
+#include "memd/common/clock.h"
+#include "memd/daemon/channel.h"
 #include "memd/daemon/state.h"
 
 #include <errno.h>
@@ -72,20 +74,25 @@ void vm_gone(struct vm *vm)
 
     if (vm->session)
         session_drop(vm->session);
+    keep_counters(&core->departed, vm);
+    jobs_vm_gone(vm);
+    registry_remove(domain->dir_fd, &vm->engine);
+    vm_forget(vm);
+    domain_left(domain);
+}
+
+void vm_forget(struct vm *vm)
+{
     for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
         if (vm->region[i])
             region_free(vm->region[i]);
-    keep_counters(&core->departed, vm);
-    jobs_vm_gone(vm);
-    loop_del(&core->loop, &vm->pidfd);
+    loop_del(&vm->core->loop, &vm->pidfd);
     close(vm->pidfd.fd);
-    registry_remove(domain->dir_fd, &vm->engine);
     cds_list_del(&vm->link);
     cds_list_del(&vm->domain_link);
-    domain->nvms--;
-    core->nvms--;
+    vm->domain->nvms--;
+    vm->core->nvms--;
     free(vm);
-    domain_left(domain);
 }
 
 struct vm *vm_find(struct core *core, const char *name_or_id)

@@ -85,6 +85,8 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
            struct vm **ret_vm);
 /* The process is dead, or holds nothing any more. Ends its session if it has one. */
 void vm_gone(struct vm *vm);
+/* The daemon ends, the VM does not: forget it, and leave its entry in the registry. */
+void vm_forget(struct vm *vm);
 struct vm *vm_find(struct core *core, const char *name_or_id);
 /* Switch merging and remember it for later daemons. */
 void vm_set_merge(struct vm *vm, bool on);

@@ -3,10 +3,10 @@
  * Theory of operation: in four steps, each a list made from the one before.
  *
  *   scan    walk the directories: regular files, by path (sorted, so that the order of readdir() is no input)
- *   choose  shuffle by hash of (pool, path); the first files that together hold need * 100 / subset pages are
- *           the pool; of these the guest takes those whose hash of (seed, path) says so, until it has its
- * need cut     each file becomes runs of geometric length, followed by runs of unique and of zero pages;
- * shuffle write   run by run, at the place the shuffled list gives it
+ *   choose  shuffle by hash of (pool, path); from the front of that list, the same for all guests, a guest
+ *           takes the files whose hash of (seed, path) says so, until it has what it needs
+ *   cut     each file becomes runs of geometric length, followed by runs of unique and of zero pages; shuffle
+ *   write   run by run, at the place the shuffled list gives it
  *
  * If there are fewer files than the image needs, the files are all taken and the rest becomes unique pages,
  * so that the shares of zero and non-zero pages still hold. A file that shrinks meanwhile reads as zeros.
@@ -24,7 +24,7 @@
 #include "bench/memvm/mkimage/recipe.h"
 
 #define FILES_MAX      (1u << 20)
-#define FILE_PAGES_MAX (1u << 16) /* of one file; more would make an image of one file */
+#define FILE_PAGES_MAX (1u << 12) /* of one file; more would make an image of a few files */
 #define ZERO_RUN_PAGES 32u
 #define OPEN_DIRS_MAX  16
 
@@ -121,15 +121,14 @@ static int by_order(const void *a, const void *b)
 /* Keep at the front of the list the files the guest takes; returns their number. */
 static size_t choose(struct list *list, const struct files_options *options, uint64_t need_pages)
 {
-    uint64_t pool_pages = need_pages * 100 / options->subset_percent, pooled = 0, taken = 0;
+    uint64_t taken = 0;
     size_t chosen = 0;
 
     for (size_t i = 0; i < list->nfiles; i++)
         list->file[i].order = hash_path(list->file[i].path, options->pool);
     qsort(list->file, list->nfiles, sizeof *list->file, by_order);
-    for (size_t i = 0; i < list->nfiles && pooled < pool_pages && taken < need_pages; i++) {
+    for (size_t i = 0; i < list->nfiles && taken < need_pages; i++) {
         struct file file = list->file[i];
-        pooled += file.npages;
         if (recipe_mix(options->seed, file.order) % 100 >= options->subset_percent)
             continue;
         taken += file.npages;

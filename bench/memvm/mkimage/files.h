@@ -4,10 +4,9 @@
  * files, cut into the runs that readahead makes, runs of different files mixed, a share of zero pages between
  * them.
  *
- * Which files can appear is decided by `pool` alone and is the same for all guests with the same arguments;
- * each guest takes `subset_percent` of the pool, chosen and ordered by its own seed. So a page of a file
- * taken by one guest is also in another with that probability, as among machines installed from one
- * distribution.
+ * `pool` alone decides the order in which files are considered, the same for all guests; each guest takes
+ * `subset_percent` of them, chosen by its own seed, until its image is full. So a page of a file taken by one
+ * guest is also in another with about that probability, as among machines installed from one distribution.
  */
 #ifndef MEMVM_MKIMAGE_FILES_H
 #define MEMVM_MKIMAGE_FILES_H

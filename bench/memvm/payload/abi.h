@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define ABI_VERSION    1u
+#define ABI_VERSION    2u
 #define ABI_PAGE_BYTES 4096ull
 #define ABI_VCPUS_MAX  4u
 #define ABI_MIB_MIN    8u
@@ -100,14 +100,15 @@ struct abi_ctl {
     uint64_t ram_bytes;
     uint64_t data_first; /* RAM page number of data page 0 */
     uint64_t data_pages;
-    uint64_t seed;         /* of the unique content */
-    uint32_t zero_percent; /* of the data pages are filled with zeros, whatever else fills them */
-    uint32_t synthesize;   /* 1: fill what the image does not with unique content; 0: leave it untouched */
+    uint64_t seed;           /* of the unique content */
+    uint32_t zero_percent;   /* of the data pages are filled with zeros, whatever else fills them */
+    uint32_t synthesize;     /* 1: fill what the image does not with made content; 0: leave it untouched */
+    uint32_t shared_percent; /* of the made pages hold content all guests have, the others unique content */
 
     _Atomic uint64_t doorbell;
     _Atomic uint64_t stop, hold;
-    _Atomic uint64_t churn_rate, sweep_rate,
-        verify_rate;              /* pages a second of the whole guest; ABI_UNLIMITED */
+    /* pages a second of the whole guest; ABI_UNLIMITED */
+    _Atomic uint64_t churn_rate, toggle_rate, sweep_rate, verify_rate;
     _Atomic uint64_t rewrite_gen; /* a new number asks for one pass */
     _Atomic uint64_t job_gen, job_accesses;
     _Atomic uint64_t discard_gen, discard_first, discard_pages;
@@ -122,7 +123,7 @@ struct abi_vcpu {
 
     _Atomic uint64_t state; /* enum abi_state */
     _Atomic uint64_t verify_checks, verify_passes;
-    _Atomic uint64_t churn_writes, rewrite_writes, sweep_pages;
+    _Atomic uint64_t churn_writes, toggle_writes, rewrite_writes, sweep_pages;
     _Atomic uint64_t rewrite_done, job_done, discard_done; /* the generation last finished */
     _Atomic int64_t discard_result;
     _Atomic uint64_t job_sum; /* keeps the job's reads from being optimised away */

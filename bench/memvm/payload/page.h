@@ -92,6 +92,35 @@ static inline uint64_t page_fill_unique(uint64_t *page, uint64_t seed, uint64_t 
     return page_fold(lane);
 }
 
+/* How many contents all guests have in common, and the word by which a toggle changes a page. */
+#define PAGE_SHARED_CONTENTS 64u
+#define PAGE_TOGGLE_WORD     8u
+#define PAGE_TOGGLE_MASK     3u
+
+/* Content that depends on nothing but its number: neighbours in one guest are neighbours in every guest. */
+static inline uint64_t page_fill_shared(uint64_t *page, uint64_t page_number)
+{
+    uint64_t lane[4] = PAGE_LANES;
+    uint64_t x = page_mix(PAGE_MUL, page_number % PAGE_SHARED_CONTENTS);
+
+    for (size_t i = 0; i < PAGE_WORDS; i++) {
+        x += PAGE_GOLDEN;
+        page[i] = (x ^ (x >> 31)) * PAGE_MUL;
+        lane[i % 4] = page_step(lane[i % 4], (x ^ (x >> 31)) * PAGE_MUL);
+    }
+    return page_fold(lane);
+}
+
+/* What page_sum() will be once word `at` is `word`; nothing is written. */
+static inline uint64_t page_sum_with(const uint64_t *page, size_t at, uint64_t word)
+{
+    uint64_t lane[4] = PAGE_LANES;
+
+    for (size_t i = 0; i < PAGE_WORDS; i++)
+        lane[i % 4] = page_step(lane[i % 4], i == at ? word : page[i]);
+    return page_fold(lane);
+}
+
 static inline uint64_t page_fill_zero(uint64_t *page)
 {
     uint64_t lane[4] = PAGE_LANES;

@@ -7,6 +7,8 @@
  * is due, sleep when none is. Workloads are paced by the clock, in pages a second:
  *
  *   churn   rewrites pages chosen at random with unique content and counts the writes in page and table
+ *   toggle  changes one word of pages chosen at random, so that four writes bring the old content back: equal
+ *           pages keep coming and going, by the smallest write there is
  *   sweep   reads pages one after the other
  *   verify  compares every page with its table entry, round and round
  *
@@ -49,7 +51,7 @@ struct guest {
     uint64_t first, end; /* own data pages, [first, end) */
     uint64_t zero_sum;
     uint64_t random;
-    struct pace churn, sweep, verify;
+    struct pace churn, toggle, sweep, verify;
     uint64_t sweep_at, verify_at, rewrite_at;
     uint64_t rewrite_gen; /* which the pass under way answers */
     uint64_t doorbell;
@@ -139,6 +141,21 @@ static void guest_rewrite(struct guest *g, uint64_t page)
     entry->sum = page_fill_unique(guest_page(g, page), g->seed, page, entry->writes);
 }
 
+static void guest_toggle_page(struct guest *g, uint64_t page)
+{
+    struct abi_entry *entry = &g->table[page];
+    uint64_t *words = guest_page(g, page), word;
+
+    guest_check(g, page, ABI_WHERE_WRITE);
+    word = words[PAGE_TOGGLE_WORD] ^ (entry->writes & PAGE_TOGGLE_MASK);
+    entry->writes++;
+    entry->stamped = 0;
+    word ^= entry->writes & PAGE_TOGGLE_MASK;
+    entry->sum = page_sum_with(words, PAGE_TOGGLE_WORD, word);
+    /* After the sum: a store that gets lost must not be read back into it. */
+    *(volatile uint64_t *)&words[PAGE_TOGGLE_WORD] = word;
+}
+
 /* ---------------------------------------------------------------- first content */
 
 static void guest_fill_page(struct guest *g, uint64_t page, int loaded)
@@ -152,6 +169,8 @@ static void guest_fill_page(struct guest *g, uint64_t page, int loaded)
         entry->sum = page_fill_zero(words);
     } else if (loaded) {
         entry->sum = page_sum(words);
+    } else if (g->ctl->synthesize && page_mix(g->seed ^ PAGE_GOLDEN, page) % 100 < g->ctl->shared_percent) {
+        entry->sum = page_fill_shared(words, page);
     } else if (g->ctl->synthesize) {
         entry->stamped = 1;
         entry->sum = page_fill_unique(words, g->seed, page, 0);
@@ -233,6 +252,16 @@ static uint64_t guest_churn(struct guest *g, uint64_t now_ns)
     for (uint64_t i = 0; i < n; i++)
         guest_rewrite(g, g->first + guest_random(g, g->end - g->first));
     count(&g->me->churn_writes, n);
+    return n;
+}
+
+static uint64_t guest_toggle(struct guest *g, uint64_t now_ns)
+{
+    uint64_t n = pace_take(&g->toggle, now_ns);
+
+    for (uint64_t i = 0; i < n; i++)
+        guest_toggle_page(g, g->first + guest_random(g, g->end - g->first));
+    count(&g->me->toggle_writes, n);
     return n;
 }
 
@@ -345,6 +374,19 @@ static void guest_idle(struct guest *g, uint64_t ns)
     guest_call(g, ABI_CALL_IDLE, ns, g->doorbell);
 }
 
+/* Until the first of the paced workloads is due. */
+static uint64_t guest_wait_ns(const struct guest *g)
+{
+    const struct pace *paces[] = {&g->churn, &g->toggle, &g->sweep, &g->verify};
+    uint64_t least_ns = IDLE_MAX_NS;
+
+    for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
+        uint64_t ns = pace_wait_ns(paces[i]);
+        least_ns = ns < least_ns ? ns : least_ns;
+    }
+    return least_ns;
+}
+
 static void guest_hold(struct guest *g)
 {
     guest_publish(g, &g->me->state, ABI_STATE_HELD);
@@ -358,7 +400,7 @@ static void guest_hold(struct guest *g)
 static void guest_work(struct guest *g)
 {
     while (!guest_stopping(g)) {
-        uint64_t now_ns, done = 0, wait_ns;
+        uint64_t now_ns, done = 0;
 
         g->doorbell = atomic_load_explicit(&g->ctl->doorbell, memory_order_acquire);
         if (look(&g->ctl->hold))
@@ -367,18 +409,17 @@ static void guest_work(struct guest *g)
         guest_serve_job(g);
         now_ns = machine_clock_ns(&g->m);
         pace_set(&g->churn, look(&g->ctl->churn_rate), g, now_ns);
+        pace_set(&g->toggle, look(&g->ctl->toggle_rate), g, now_ns);
         pace_set(&g->sweep, look(&g->ctl->sweep_rate), g, now_ns);
         pace_set(&g->verify, look(&g->ctl->verify_rate), g, now_ns);
         done += g->churn.rate ? guest_churn(g, now_ns) : 0;
+        done += g->toggle.rate ? guest_toggle(g, now_ns) : 0;
         done += g->sweep.rate ? guest_sweep(g, now_ns) : 0;
         done += g->verify.rate ? guest_verify(g, now_ns) : 0;
         done += guest_serve_rewrite(g);
         if (done > 0)
             continue;
-        wait_ns = pace_wait_ns(&g->churn);
-        wait_ns = pace_wait_ns(&g->sweep) < wait_ns ? pace_wait_ns(&g->sweep) : wait_ns;
-        wait_ns = pace_wait_ns(&g->verify) < wait_ns ? pace_wait_ns(&g->verify) : wait_ns;
-        guest_idle(g, wait_ns);
+        guest_idle(g, guest_wait_ns(g));
     }
 }
 

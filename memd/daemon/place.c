@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * place: directories, lock, socket.
+ *
+ *   RUN_DIR/memd.lock     locked (flock) while a daemon runs; the lock goes with the process
+ *   RUN_DIR/memd.sock     SEQPACKET, for VMMs of any user: who may do what is decided by SO_PEERCRED
+ *   RUN_DIR/store/        frame stores, if RUN_DIR is on tmpfs; else /dev/shm/memd-store.UID.HASH
+ *   STATE_DIR/restarts    how often memd was started here
+ */
+#include "memd/daemon/place.h"
+
+#include "memd/daemon/state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define SHM_DIR        "/dev/shm"
+#define LISTEN_BACKLOG 128
+
+struct report {
+    char *text;
+    size_t bytes;
+};
+
+__attribute__((format(printf, 3, 4))) static int fail(const struct report *report, int error, const char *format,
+                                                      ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(report->text, report->bytes, format, args);
+    va_end(args);
+    return -error;
+}
+
+/* As mkdir -p, with `mode` for the last. */
+static int make_dirs(const char *path, mode_t mode)
+{
+    char copy[600];
+
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *slash = copy + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
+        *slash = '\0';
+        if (mkdir(copy, 0755) && errno != EEXIST)
+            return -errno;
+    }
+    return mkdir(copy, mode) && errno != EEXIST ? -errno : 0;
+}
+
+static int open_run_dir(struct core *core, const struct report *report)
+{
+    const char *dir = core->config.run_dir;
+    char path[300];
+    int err = make_dirs(dir, 0755);
+
+    if (err)
+        return fail(report, -err, "cannot make the run directory %s: %s; give another with --run-dir", dir,
+                    strerror(-err));
+    snprintf(path, sizeof path, "%s/memd.lock", dir);
+    core->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (core->lock_fd < 0)
+        return fail(report, errno, "cannot write to the run directory %s: %s; give another with --run-dir", dir,
+                    strerror(errno));
+    if (flock(core->lock_fd, LOCK_EX | LOCK_NB))
+        return fail(report, errno == EWOULDBLOCK ? EADDRINUSE : errno,
+                    "another memd is serving %s; stop it, or give this one its own --run-dir", dir);
+    return 0;
+}
+
+static int open_state_dir(struct core *core, const struct report *report)
+{
+    char path[300], text[32] = "";
+    int err = make_dirs(core->config.state_dir, 0750);
+
+    snprintf(path, sizeof path, "%s/restarts", core->config.state_dir);
+    int fd = err ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (fd < 0) {
+        err = err ? err : -errno;
+        return fail(report, -err, "cannot write to the state directory %s: %s; give another with --state-dir",
+                    core->config.state_dir, strerror(-err));
+    }
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    core->restarts = n > 0 ? strtoull(text, NULL, 10) : 0;
+    n = snprintf(text, sizeof text, "%" PRIu64 "\n", core->restarts + 1);
+    if (pwrite(fd, text, (size_t)n, 0) != n)
+        log_warn("cannot write %s: %s", path, strerror(errno));
+    close(fd);
+    return 0;
+}
+
+static bool is_tmpfs(const char *dir)
+{
+    struct statfs fs;
+
+    return !statfs(dir, &fs) && fs.f_type == TMPFS_MAGIC;
+}
+
+static int open_store_dir(struct core *core, const struct report *report)
+{
+    const char *run_dir = core->config.run_dir;
+
+    if (is_tmpfs(run_dir))
+        snprintf(core->store_path, sizeof core->store_path, "%s/store", run_dir);
+    else {
+        snprintf(core->store_path, sizeof core->store_path, SHM_DIR "/memd-store.%u.%08x", (unsigned)geteuid(),
+                 (unsigned)XXH3_64bits(run_dir, strlen(run_dir)));
+        if (!is_tmpfs(SHM_DIR))
+            return fail(report, ENOTSUP, "neither %s nor " SHM_DIR " is a tmpfs, which frames need; give a --run-dir "
+                                         "on a tmpfs",
+                        run_dir);
+        log_info("%s is not on a tmpfs: frames are kept in %s", run_dir, core->store_path);
+    }
+    if (mkdir(core->store_path, 0700) && errno != EEXIST)
+        return fail(report, errno, "cannot make %s: %s", core->store_path, strerror(errno));
+    core->store_fd = open(core->store_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat st;
+    if (core->store_fd < 0 || fstat(core->store_fd, &st) || st.st_uid != geteuid())
+        return fail(report, EACCES, "%s is not a directory of this user; remove it", core->store_path);
+    return 0;
+}
+
+static int open_socket(struct core *core, const struct report *report)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (snprintf(core->socket_path, sizeof core->socket_path, "%s/" WIRE_SOCKET_NAME, core->config.run_dir) >=
+        (int)sizeof addr.sun_path)
+        return fail(report, ENAMETOOLONG, "%s is too long for a socket's address", core->socket_path);
+    memcpy(addr.sun_path, core->socket_path, strlen(core->socket_path) + 1);
+    core->listener.fd = fd;
+    unlink(core->socket_path); /* of a daemon that died: we hold the lock */
+    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) || chmod(core->socket_path, 0666) ||
+        listen(fd, LISTEN_BACKLOG))
+        return fail(report, errno, "cannot listen on %s: %s", core->socket_path, strerror(errno));
+    return 0;
+}
+
+int place_open(struct core *core, char *ret_error, size_t error_bytes)
+{
+    struct report report = {ret_error, error_bytes};
+    int err = open_run_dir(core, &report);
+
+    if (!err)
+        err = open_state_dir(core, &report);
+    if (!err)
+        err = open_store_dir(core, &report);
+    if (!err)
+        err = open_socket(core, &report);
+    if (err)
+        place_close(core);
+    return err;
+}
+
+void place_close(struct core *core)
+{
+    char path[300];
+
+    if (core->listener.fd >= 0) {
+        close(core->listener.fd);
+        unlink(core->socket_path);
+    }
+    if (core->store_fd >= 0) {
+        close(core->store_fd);
+        rmdir(core->store_path); /* stays if an engine still uses a store */
+    }
+    if (core->lock_fd >= 0) {
+        snprintf(path, sizeof path, "%s/memd.lock", core->config.run_dir);
+        if (core->listener.fd >= 0)
+            unlink(path);
+        close(core->lock_fd);
+    }
+    core->listener.fd = core->store_fd = core->lock_fd = -1;
+}

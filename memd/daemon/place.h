@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* place: a daemon's directories, its lock and its listening socket. */
+#ifndef MEMD_DAEMON_PLACE_H
+#define MEMD_DAEMON_PLACE_H
+
+#include <stddef.h>
+
+struct core;
+
+/* Fill core->lock_fd, store_fd, store_path, socket_path, listener.fd. Returns 0, or -errno with one line in
+ * ret_error and nothing left behind but directories. */
+int place_open(struct core *core, char *ret_error, size_t error_bytes);
+void place_close(struct core *core);
+
+#endif

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * snapshot: the core's state as its users see it, copied out in one turn of the loop.
+ *
+ * pages_shared of one VM is its part of the frames it uses: a frame used by n pages counts 1/n for each. Adding
+ * that up means looking at all references, so it is done again only when some have changed, and at most for a
+ * twentieth of the time.
+ */
+#include "memd/common/clock.h"
+#include "memd/daemon/channel.h"
+#include "memd/daemon/state.h"
+#include "memd/memd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SHARE_REST 20u /* times what the last count took */
+
+/* ---------------------------------------------------------------- shares of frames */
+
+struct share_sum {
+    struct domain *domain;
+    double sum;
+};
+
+static void add_share(void *ctx, uint32_t page, uint32_t count, uint32_t frame)
+{
+    struct share_sum *share = ctx;
+
+    (void)page;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct frame *f = domain_frame(share->domain, frame + i);
+        share->sum += f && f->refs ? 1.0 / f->refs : 0;
+    }
+}
+
+static void count_share(struct vm *vm, uint64_t now_ns)
+{
+    struct share_sum share = {.domain = vm->domain};
+
+    if (vm->share_change == vm->domain->change + 1 ||
+        (vm->share_change && now_ns - vm->share_ns < SHARE_REST * vm->share_cost_ns))
+        return;
+    for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
+        if (vm->region[i])
+            holdings_each(&vm->region[i]->holdings, add_share, &share);
+    vm->frame_share = share.sum;
+    vm->share_change = vm->domain->change + 1;
+    vm->share_ns = clock_now_ns();
+    vm->share_cost_ns = vm->share_ns - now_ns;
+}
+
+/* ---------------------------------------------------------------- counters */
+
+static const char *state_name(const struct vm *vm)
+{
+    if (!vm->session)
+        return "lost";
+    if (vm->session->state != SESSION_LIVE)
+        return "joining";
+    switch (vm->stats.state) {
+    case WIRE_VM_PAUSED:
+        return "paused";
+    case WIRE_VM_MAP_COUNT:
+        return "map-count";
+    case WIRE_VM_CLOSING:
+        return "closing";
+    default:
+        return !vm->merge_on ? "off" : vm->settled ? "settled" : "merging";
+    }
+}
+
+/* Held pages that are only proposed are not saved yet. */
+static uint64_t merged_pages(const struct vm *vm)
+{
+    uint64_t pending = vm->session ? vm->session->pending_pages : 0;
+    return vm->held_pages > pending ? vm->held_pages - pending : 0;
+}
+
+static void count_vm(struct vm *vm, struct core_counters *c)
+{
+    const struct vm_stats *s = &vm->stats;
+    uint64_t frames = (uint64_t)(vm->frame_share + 0.5), merged = merged_pages(vm);
+
+    *c = (struct core_counters){
+        .guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
+        .zero_pages = s->zero_pages,
+        .pages_shared = frames,
+        .pages_sharing = merged > frames ? merged - frames : 0,
+        .pages_unshared = s->unshared_pages,
+        .pages_volatile = s->volatile_pages,
+        .pages_skipped = s->skipped_pages,
+        .full_scans = s->full_scans,
+        .merges = s->merges,
+        .zero_drops = s->zero_drops,
+        .cow_breaks = s->cow_breaks,
+        .heals = s->heals,
+        .faults = s->faults,
+        .rejected = s->rejected,
+        .huge_broken = s->huge_broken,
+        .saved_bytes = (s->zero_pages + merged) * WIRE_PAGE_BYTES,
+        .metadata_bytes = s->metadata_bytes + vm_metadata_bytes(vm),
+        .cpu_ns = s->cpu_ns,
+        .vmas_used = s->vmas_used,
+        .vmas_limit = s->vmas_limit,
+    };
+    for (unsigned i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
+        c->ineligible_bytes[i] = s->ineligible_bytes[i];
+    c->net_saved_bytes = (int64_t)c->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)c->metadata_bytes;
+}
+
+static void fill_vm(struct vm *vm, struct core_vm *out)
+{
+    out->id = vm->id;
+    out->pid = vm->engine.pid;
+    snprintf(out->name, sizeof out->name, "%s", vm->engine.name);
+    snprintf(out->domain, sizeof out->domain, "%s", vm->domain->name);
+    snprintf(out->state, sizeof out->state, "%s", state_name(vm));
+    snprintf(out->release, sizeof out->release, "%s", vm->release);
+    out->merge_on = vm->merge_on;
+    out->settled = vm->settled;
+    count_vm(vm, &out->c);
+}
+
+/* Counters of different VMs add up; frames are counted once by the domains. */
+static void add_counters(struct core_counters *sum, const struct core_counters *c)
+{
+    uint64_t *to = (uint64_t *)sum;
+    const uint64_t *from = (const uint64_t *)c;
+
+    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++)
+        to[i] += from[i];
+}
+
+static void fill_domain(struct domain *domain, struct core_domain *out)
+{
+    snprintf(out->name, sizeof out->name, "%s", domain->name);
+    out->vms = domain->nvms;
+    out->frames = domain->frames_shared;
+    out->frame_bytes = domain->frames_shared * WIRE_PAGE_BYTES;
+    for (unsigned i = 0; i < domain->nstores; i++)
+        out->store_bytes += store_block_bytes(&domain->stores[i]);
+    for (unsigned i = 0; i < domain->nindexes; i++) {
+        out->candidates += domain->indexes[i].candidates.used;
+        out->index_bytes += index_bytes(&domain->indexes[i]);
+    }
+}
+
+static uint64_t daemon_metadata(struct core *core)
+{
+    uint64_t bytes = sizeof *core + pages_bytes(&core->pages) + exports_bytes(&core->exports);
+    struct domain *domain;
+
+    cds_list_for_each_entry (domain, &core->domains, link)
+        bytes += domain_metadata_bytes(domain);
+    return bytes;
+}
+
+static void fill_totals(struct core *core, struct core_snapshot *s)
+{
+    struct core_counters *t = &s->totals;
+    uint64_t frames = 0, merged = 0;
+    struct domain *domain;
+    struct vm *vm;
+
+    *t = core->departed;
+    for (size_t i = 0; i < s->nvms; i++)
+        add_counters(t, &s->vms[i].c);
+    cds_list_for_each_entry (domain, &core->domains, link)
+        frames += domain->frames_shared;
+    cds_list_for_each_entry (vm, &core->vms, link)
+        merged += merged_pages(vm);
+    t->pages_shared = frames;
+    t->pages_sharing = merged > frames ? merged - frames : 0;
+    t->metadata_bytes += s->daemon_metadata_bytes;
+    t->cpu_ns += s->daemon_cpu_ns;
+    t->net_saved_bytes =
+        (int64_t)t->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)t->metadata_bytes;
+}
+
+static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_ns)
+{
+    proc_read_memory(core->config.proc_root, &core->memory);
+    s->pid = (int32_t)getpid();
+    snprintf(s->version, sizeof s->version, "%s", MEMD_VERSION);
+    snprintf(s->run_dir, sizeof s->run_dir, "%s", core->config.run_dir);
+    s->uptime_ms = (now_ns - core->started_ns) / CLOCK_MS;
+    s->incarnation = core->incarnation;
+    s->restarts = core->restarts;
+    s->awaited_engines = core->nawaited;
+    s->merge_on = core->merge_on;
+    s->daemon_metadata_bytes = daemon_metadata(core);
+    s->daemon_cpu_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
+    s->mem_total_bytes = core->memory.total_bytes;
+    s->mem_available_bytes = core->memory.available_bytes;
+    snprintf(s->warning, sizeof s->warning, "%s", core->warning);
+}
+
+static int take(struct core *core, void *arg)
+{
+    struct core_snapshot **ret = arg, *s = calloc(1, sizeof *s);
+    uint64_t now_ns = clock_now_ns();
+    struct domain *domain;
+    struct vm *vm;
+    size_t ndomains = 0;
+
+    cds_list_for_each_entry (domain, &core->domains, link)
+        ndomains++;
+    if (s) {
+        s->vms = calloc(core->nvms + 1, sizeof *s->vms);
+        s->domains = calloc(ndomains + 1, sizeof *s->domains);
+    }
+    if (!s || !s->vms || !s->domains) {
+        if (s)
+            core_snapshot_free(s);
+        return -ENOMEM;
+    }
+    s->settled = !core->nawaited;
+    cds_list_for_each_entry (vm, &core->vms, link) {
+        vm_read_stats(vm);
+        count_share(vm, clock_now_ns());
+        s->settled &= vm->settled || !vm->merge_on;
+        fill_vm(vm, &s->vms[s->nvms++]);
+    }
+    cds_list_for_each_entry (domain, &core->domains, link)
+        fill_domain(domain, &s->domains[s->ndomains++]);
+    fill_host(core, s, now_ns);
+    fill_totals(core, s);
+    *ret = s;
+    return 0;
+}
+
+static void drop(void *arg)
+{
+    core_snapshot_free(*(struct core_snapshot **)arg);
+}
+
+int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
+{
+    struct core_snapshot *snapshot = NULL;
+    int err = calls_ask(&core->calls, take, &snapshot, sizeof snapshot, drop);
+
+    if (!err)
+        *ret_snapshot = snapshot;
+    return err;
+}
+
+void core_snapshot_free(struct core_snapshot *snapshot)
+{
+    free(snapshot->vms);
+    free(snapshot->domains);
+    free(snapshot);
+}
