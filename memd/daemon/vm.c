@@ -153,6 +153,9 @@ void vm_read_stats(struct vm *vm)
     struct vm_stats *out = &vm->stats;
     uint64_t pages = vm_guest_pages(vm), ever = 1ull << 48;
 
+    /* acquire, first of all: what a round that is over has left to do is read after its end */
+    out->prev_started_ns = atomic_load_explicit(&in->prev_started_ns, memory_order_acquire);
+    out->round_started_ns = atomic_load_explicit(&in->round_started_ns, memory_order_acquire);
     out->zero_pages = read_stat(&in->zero_pages, pages);
     out->broken_pages = read_stat(&in->broken_pages, pages);
     out->unshared_pages = read_stat(&in->unshared_pages, pages);
@@ -177,9 +180,6 @@ void vm_read_stats(struct vm *vm)
     out->metadata_bytes = read_stat(&in->metadata_bytes, ever);
     out->cpu_ns = read_stat(&in->cpu_ns, 1ull << 62);
     out->state = read_stat(&in->state, WIRE_VM_CLOSING);
-    /* `prev` first: a round ending in between must not make a pass look longer than it was */
-    out->prev_started_ns = read_stat(&in->prev_started_ns, UINT64_MAX);
-    out->round_started_ns = read_stat(&in->round_started_ns, UINT64_MAX);
 }
 
 size_t vm_metadata_bytes(const struct vm *vm)

@@ -449,7 +449,7 @@ static void scan_chunks(struct memd *m, struct region *r, uint32_t first, uint32
         scan_look_broken(m, r, c);
         if (chunk->pins)
             continue;
-        if (chunk->huge && !chunk->surveyed && m->tokens >= CHUNK_PAGES)
+        if (chunk->huge && !chunk->surveyed && m->tokens >= CHUNK_PAGES && session_can_report(m))
             survey_send(m, r, c);
         chunk_hash(m, r, c, &w.bits[(c - first) * CHUNK_WORDS]);
         if (m->heal_tokens >= 1)

@@ -215,12 +215,12 @@ static int map_stores(struct session *s)
     return 0;
 }
 
-void session_announce(struct memd *m, struct region *r)
+static void announce(struct memd *m, struct region *r)
 {
     struct wire_msg_region_add msg = {
         .region = r->id, .node = r->node, .hva = (uintptr_t)r->base, .npages = r->npages, .gpa = r->gpa};
 
-    if (m->session.state < SESSION_READY || r->announced)
+    if (r->announced)
         return;
     int err = send_msg(m, &msg, WIRE_REGION_ADD, sizeof msg, r->map_fd);
     if (err)
@@ -229,12 +229,23 @@ void session_announce(struct memd *m, struct region *r)
         r->announced = true;
 }
 
+/* Between READY and ADOPTED nothing is announced: adopted() does it. */
+void session_announce(struct memd *m, struct region *r)
+{
+    if (m->session.state == SESSION_LIVE)
+        announce(m, r);
+}
+
 void session_retire(struct memd *m, struct region *r)
 {
     struct wire_msg_region msg = {.region = r->id};
 
     if (m->session.state < SESSION_READY || !r->announced)
         return;
+    if (m->session.state == SESSION_READY) { /* its map is being counted: begin again without it */
+        session_close(m);
+        return;
+    }
     session_kick(m); /* what was dropped is in the ring before the region is gone */
     int err = send_msg(m, &msg, WIRE_REGION_DEL, sizeof msg, -1);
     if (err)
@@ -274,8 +285,8 @@ static int join(struct memd *m)
 
     m->session.state = SESSION_READY;
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
-        if (m->regions[i])
-            session_announce(m, m->regions[i]);
+        if (m->regions[i] && m->session.state == SESSION_READY)
+            announce(m, m->regions[i]);
     if (m->session.state != SESSION_READY)
         return -EPIPE;
     return send_msg(m, &msg, WIRE_READY, sizeof msg, -1);
@@ -288,6 +299,8 @@ static void adopted(struct memd *m)
     m->session.warned = false;
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
         struct region *r = m->regions[i];
+        if (r && m->session.state == SESSION_LIVE)
+            announce(m, r);
         for (uint32_t c = 0; r && c < r->nchunks; c++)
             scan_forget(m, r, c);
     }
@@ -562,11 +575,11 @@ void session_round_done(struct memd *m)
 {
     if (m->session.state != SESSION_LIVE)
         return;
-    struct wire_stats *st = &m->session.shm->stats;
-    PUT(prev_started_ns, m->round.last_started_ns);
-    PUT(round_started_ns, m->round.started_ns);
-    PUT(backlog_pages, m->round.left);
     session_stats(m);
+    struct wire_stats *st = &m->session.shm->stats;
+    /* release: whoever sees that this round is over sees what it left to do */
+    atomic_store_explicit(&st->prev_started_ns, m->round.last_started_ns, memory_order_release);
+    atomic_store_explicit(&st->round_started_ns, m->round.started_ns, memory_order_release);
 }
 
 void session_stats(struct memd *m)
@@ -584,6 +597,7 @@ void session_stats(struct memd *m)
     PUT(unshared_pages, n.tagged);
     PUT(volatile_pages, n.pending);
     PUT(skipped_pages, skipped);
+    PUT(backlog_pages, m->round.left + m->apply.n + m->apply.todo);
     for (unsigned i = 0; i < MEMD_INELIGIBLE_COUNT; i++)
         PUT(ineligible_bytes[i], ineligible[i]);
 #define COPY(field) PUT(field, atomic_load_explicit(&m->stats.field, memory_order_relaxed))
