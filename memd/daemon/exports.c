@@ -78,7 +78,8 @@ static void export_free(struct exports *exports, uint32_t number)
     free(e->waiter);
     *e = (struct export){.next = exports->free};
     exports->free = number;
-    exports->used--;
+    if (!--exports->used) /* the table of a busy hour is not kept */
+        exports_close(exports);
 }
 
 static void enqueue(struct exports *exports, struct session *session, uint32_t number)

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define EXPORTS_QUEUE_MAX   2048u /* of one session, waiting for slots */
+#define EXPORTS_QUEUE_MAX   (1u << 17) /* of one session, waiting for slots */
 #define EXPORTS_WAITERS_MAX 65536u
 #define EXPORTS_NONE        UINT32_MAX
 

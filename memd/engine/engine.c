@@ -224,6 +224,7 @@ int memd_close(struct memd *memd, unsigned timeout_ms)
         return err;
     fork_delist(memd);
     stop_threads(memd);
+    session_bye(memd);
     engine_free(memd);
     return 0;
 }

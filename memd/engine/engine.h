@@ -363,6 +363,7 @@ void session_turn(struct memd *m, uint64_t now); /* connect, handshake, messages
 int session_drain(struct memd *m, unsigned max); /* ring records; returns how many */
 void session_kick(struct memd *m);
 void session_close(struct memd *m);
+void session_bye(struct memd *m); /* nothing is held any more */
 int session_fetch_uffd(struct memd *m);
 bool session_can_report(const struct memd *m);
 void session_announce(struct memd *m, struct region *r);

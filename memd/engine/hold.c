@@ -16,6 +16,8 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+#define HOLD_COMPLAIN 1000u /* failures in a row */
+
 bool chunk_trylock(struct chunk *c)
 {
     /* acquire: what the previous holder did to the chunk's pages and entries is seen */
@@ -90,28 +92,40 @@ static bool copy_is_cheaper(const struct memd *m, uint32_t npages)
     return npages * m->costs.copy_ns < flush;
 }
 
+/* Neighbouring mappings that did not join can't be filled in one call. */
+static bool crosses_mappings(int err)
+{
+    return err == -EINVAL || err == -ENOENT;
+}
+
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages)
 {
     bool copy = copy_is_cheaper(m, npages);
     const char *src = m->parking + park * PAGE_BYTES;
-    uint64_t left = npages * PAGE_BYTES;
+    uint64_t left = npages * PAGE_BYTES, piece = left;
+    unsigned failures = 0;
 
     while (left) {
         uint64_t done = 0;
-        int err = copy ? uffd_copy(m->uffd_a, hva, src, left, &done)
-                       : uffd_move(m->uffd_a, hva, src, left, 0, &done);
+        int err = copy ? uffd_copy(m->uffd_a, hva, src, piece, &done)
+                       : uffd_move(m->uffd_a, hva, src, piece, 0, &done);
         hva += done, src += done, left -= done;
-        if (!err)
-            return;
-        if (err == -EEXIST) /* a marker is in the way */
-            err = uffd_write_protect(m->uffd_a, hva, PAGE_BYTES, false);
-        else
+        if (done)
+            piece = left;
+        if (!err || done)
+            continue;
+        if (err == -EEXIST) { /* a marker is in the way */
+            uffd_write_protect(m->uffd_a, hva, PAGE_BYTES, false);
+        } else if (crosses_mappings(err) && piece > PAGE_BYTES) {
+            piece = (piece / 2 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+            continue;
+        } else {
             copy = !copy; /* moving is refused for shared pages, copying needs memory */
-        if (err &&
-            !done) { /* the content is safe where it is, and the guest waits for it: try until it goes */
-            log_msg(m, MEMD_LOG_DEBUG, "giving a page back failed (%d), trying again", -err);
-            sched_yield();
         }
+        /* the content is safe where it is, and the guest waits for it: try until it goes */
+        if (++failures % HOLD_COMPLAIN == 0)
+            log_msg(m, MEMD_LOG_ERROR, "giving a page back to %p fails (%d), trying again", (void *)hva, -err);
+        sched_yield();
     }
 }
 

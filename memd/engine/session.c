@@ -387,6 +387,14 @@ void session_turn(struct memd *m, uint64_t now)
         fail(m, "no answer to HELLO", -ETIMEDOUT);
 }
 
+void session_bye(struct memd *m)
+{
+    struct wire_msg msg;
+
+    if (m->session.state == SESSION_LIVE)
+        send_msg(m, &msg, WIRE_BYE, sizeof msg, -1);
+}
+
 /* ---- a userfaultfd for an unprivileged VMM */
 
 int session_fetch_uffd(struct memd *m)
@@ -457,8 +465,9 @@ static void do_export(struct memd *m, const struct wire_rec_export *x)
         n = 0;
     for (uint32_t i = 0; i < n; i++) {
         unsigned state = entry_state(page_get(r, x->page + i));
-        /* pages that were let go since are not read: reading would bring them into being again */
-        if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE)
+        /* pages that were let go since are not read: reading would bring them into being again; those that take
+         * no part may not even be readable */
+        if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE || !region_segment(r, x->page + i))
             n = 0;
         else
             memcpy(m->session.shm->exports[x->slot + i], page_hva(r, x->page + i), PAGE_BYTES);
