@@ -9,21 +9,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHARD_SHIFT       58 /* of the shard's number in the hash */
 #define KEY_BITS          30
-#define KEY_SHIFT         30 /* of the key in the hash */
+#define KEY_SHIFT         (SHARD_SHIFT - KEY_BITS)
 #define ID_MASK           ((1ull << PAGES_ID_BITS) - 1)
 #define LOAD_MAX_PERCENT  88 /* beyond it the shard grows */
 #define LOAD_NEW_PERCENT  76 /* load after a resize */
 #define LOAD_TRIM_PERCENT 55 /* below it the shard shrinks */
 #define HOMES_MIN         32
-#define STALE_PERCENT     15 /* of the entries swept; from here sweeping pays more than growing */
+#define SWEEP_AT_ONCE     256
+#define SWEEP_AHEAD       12 /* entries whose pages are asked for in advance */
+#define STALE_MANY        4  /* one in so many: sweeping pays more than growing */
 
 static_assert(KEY_BITS + PAGES_ID_BITS == 64, "an entry is 64 bits");
-static_assert(KEY_BITS + KEY_SHIFT == 60 && CANDIDATES_SHARDS == 1 << 4, "key and shard are the top bits");
+static_assert(1ull << (64 - SHARD_SHIFT) == CANDIDATES_SHARDS, "the top bits choose the shard");
+static_assert(KEY_SHIFT <= 40, "an entry knows the page's tag");
 
 static struct candidates_shard *shard_of(const struct candidates *table, uint64_t hash)
 {
-    return (struct candidates_shard *)&table->shard[hash >> 60];
+    return (struct candidates_shard *)&table->shard[hash >> SHARD_SHIFT];
 }
 
 static uint64_t key_of(uint64_t hash)
@@ -40,13 +44,13 @@ static uint32_t entry_tag(const struct candidates *table, const struct candidate
                           uint64_t entry)
 {
     uint64_t number = (uint64_t)(shard - table->shard);
-    return wire_tag_of_hash(number << 60 | (entry >> PAGES_ID_BITS) << KEY_SHIFT);
+    return wire_tag_of_hash(number << SHARD_SHIFT | (entry >> PAGES_ID_BITS) << KEY_SHIFT);
 }
 
 /* Entries beyond the last home go into the slack. */
 static uint32_t slots_for(uint32_t homes)
 {
-    uint32_t slack = homes / 32 + 32;
+    uint32_t slack = homes / 64 + 16;
     return homes + (slack > CANDIDATES_SHIFT_MAX ? CANDIDATES_SHIFT_MAX : slack);
 }
 
@@ -185,71 +189,107 @@ static bool is_full(const struct candidates_shard *shard)
     return (uint64_t)shard->used * 100 >= (uint64_t)shard->homes * LOAD_MAX_PERCENT;
 }
 
-int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
+/* Returns 0, or -ENOSPC: the way to the next empty slot is too long, or ends with the shard. */
+static int put(struct candidates_shard *shard, uint64_t entry, bool *ret_new)
 {
-    struct candidates_shard *shard = shard_of(table, hash);
-    uint64_t key = key_of(hash), entry = key << PAGES_ID_BITS | page_id;
+    uint32_t home = home_of(entry >> PAGES_ID_BITS, shard->homes), at = home;
 
-    if (is_full(shard) && resize(table, shard) && shard->used == shard->slots) {
-        table->refused++;
-        return -ENOMEM;
-    }
-    uint32_t home = home_of(key, shard->homes), at = home;
     while (at < shard->slots && shard->slot[at] && shard->slot[at] < entry)
         at++;
-    if (at < shard->slots && shard->slot[at] == entry)
+    *ret_new = at >= shard->slots || shard->slot[at] != entry;
+    if (!*ret_new)
         return 0;
 
     uint32_t end = at, limit = home + CANDIDATES_SHIFT_MAX;
     while (end < shard->slots && end < limit && shard->slot[end])
         end++;
-    if (end >= shard->slots || end >= limit) {
-        table->refused++;
+    if (end >= shard->slots || end >= limit)
         return -ENOSPC;
-    }
     memmove(shard->slot + at + 1, shard->slot + at, (end - at) * sizeof *shard->slot);
     shard->slot[at] = entry;
-    shard->used++;
-    table->used++;
+    return 0;
+}
+
+int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
+{
+    struct candidates_shard *shard = shard_of(table, hash);
+    uint64_t entry = key_of(hash) << PAGES_ID_BITS | page_id;
+    bool is_new;
+
+    if (is_full(shard) && resize(table, shard) && shard->used == shard->slots) {
+        table->refused++;
+        return -ENOMEM;
+    }
+    int err = put(shard, entry, &is_new);
+    /* the last homes share a short slack: a larger table has more. Not for crafted hashes, which would have
+     * it laid out anew each time: only if the load makes it likely */
+    if (err && (uint64_t)shard->used * 100 > (uint64_t)shard->homes * (LOAD_NEW_PERCENT + 2) &&
+        !resize(table, shard))
+        err = put(shard, entry, &is_new);
+    if (err) {
+        table->refused++;
+        return err;
+    }
+    shard->used += is_new;
+    table->used += is_new;
     return 0;
 }
 
 /* ---------------------------------------------------------------- sweeping */
 
-/* The page maps are spread over memory: look a few entries ahead. */
-static void sweep_shard(struct candidates *table, struct candidates_shard *shard, unsigned count,
-                        candidates_check *check, void *ctx)
+/* Look at `count` slots from the cursor on; returns how many entries were stale. The page maps are spread
+ * over memory: pages are asked for a few entries ahead. */
+static unsigned sweep_shard(struct candidates *table, struct candidates_shard *shard, unsigned count,
+                            candidates_check *check, void *ctx)
 {
-    while (count-- && shard->used) {
+    unsigned stale = 0;
+
+    for (; count && shard->used; count--) {
         if (shard->cursor >= shard->slots)
             shard->cursor = 0;
+        uint32_t ahead = shard->cursor + SWEEP_AHEAD;
+        if (ahead < shard->slots && shard->slot[ahead])
+            check(ctx, shard->slot[ahead] & ID_MASK, 0);
         uint64_t entry = shard->slot[shard->cursor];
-        if (!entry) {
+        if (!entry || check(ctx, entry & ID_MASK, entry_tag(table, shard, entry))) {
             shard->cursor++;
             continue;
         }
-        shard->swept++;
-        if (check(ctx, entry & ID_MASK, entry_tag(table, shard, entry))) {
-            shard->cursor++;
-        } else {
-            shard->dropped++;
-            take_out(table, shard, shard->cursor);
-        }
+        stale++;
+        take_out(table, shard, shard->cursor);
     }
+    return stale;
 }
 
-void candidates_sweep_near(struct candidates *table, uint64_t hash, unsigned count, candidates_check *check,
-                           void *ctx)
+void candidates_make_room(struct candidates *table, uint64_t hash, candidates_check *check, void *ctx)
 {
     struct candidates_shard *shard = shard_of(table, hash);
-    bool pays = shard->dropped * 100ull > shard->swept * (unsigned long long)STALE_PERCENT;
-    sweep_shard(table, shard, is_full(shard) && pays ? count * 64 : count, check, ctx);
+
+    if (!is_full(shard) || !shard->used)
+        return;
+    unsigned stale = sweep_shard(table, shard, SWEEP_AT_ONCE, check, ctx);
+    if (stale < SWEEP_AT_ONCE / STALE_MANY)
+        resize(table, shard); /* it fails: the insert will say so */
 }
 
 void candidates_sweep(struct candidates *table, unsigned count, candidates_check *check, void *ctx)
 {
-    for (int i = 0; i < CANDIDATES_SHARDS; i++)
-        sweep_shard(table, &table->shard[i], count / CANDIDATES_SHARDS, check, ctx);
+    uint64_t left = (uint64_t)count * CANDIDATES_SWEEP_MORE;
+
+    for (unsigned looked = 0, stale = 0;
+         left && table->used && (looked < count || stale > looked / STALE_MANY);) {
+        struct candidates_shard *shard = &table->shard[table->sweeping];
+        uint32_t whole = shard->slots - shard->cursor, n = whole < left ? whole : (uint32_t)left;
+        if (n > SWEEP_AT_ONCE)
+            n = SWEEP_AT_ONCE;
+        stale += sweep_shard(table, shard, n, check, ctx);
+        looked += n;
+        left -= n ? n : 1;
+        if (!shard->used || shard->cursor >= shard->slots) {
+            shard->cursor = 0;
+            table->sweeping = (table->sweeping + 1) % CANDIDATES_SHARDS;
+        }
+    }
 }
 
 void candidates_trim(struct candidates *table)

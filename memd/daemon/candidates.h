@@ -2,14 +2,18 @@
 /*
  * candidates: which page was last seen with which hash, in 8 bytes a page.
  *
- * Pages nobody equals yet are by far the most, so this table decides what memd costs. The top 34 bits of the
- * hash count: four choose the shard, 30 are the entry's key beside the page's number (pages.h). So an entry
+ * Pages nobody equals yet are by far the most, so this table decides what memd costs. The top 36 bits of the
+ * hash count: six choose the shard, 30 are the entry's key beside the page's number (pages.h). So an entry
  * knows the 24 bits the page map keeps as tag. The entries of a shard lie in order; an entry's home is key *
- * homes / 2^30, and it sits there or a little behind, behind all smaller ones (linear probing kept sorted). So a lookup ends at the first larger entry, a table can grow by any factor in one pass over
- * itself, and the load stays between 76% and 88%: 9.1 to 10.9 bytes a page.
+ * homes / 2^30, and it sits there or a little behind, behind all smaller ones (linear probing kept sorted).
+ * So a lookup ends at the first larger entry, a table can grow by any factor in one pass over itself, and the
+ * load stays between 76% and 88%: 9.1 to 10.9 bytes a page. A shard is what one insert may have to move when
+ * it grows: 2 MiB of entries in a domain of 64 GiB.
  *
- * An entry is a hint. It is never taken out when its page changes: whoever finds it must ask the page map, and
- * remove it if it is stale. Stale ones nobody finds are swept: every insert looks at a few others.
+ * An entry is a hint. It is never taken out when its page changes: whoever finds it must ask the page map,
+ * and remove it if it is stale. Stale ones nobody finds are swept: some of them before a shard grows, and
+ * instead if there are many, so what a page map says is not asked once an insert but a few times for each
+ * stale entry.
  *
  * A peer chooses its hashes. It can crowd one spot of the table, its own domain's; the displacement is
  * bounded (CANDIDATES_SHIFT_MAX) and what does not fit is refused.
@@ -23,7 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CANDIDATES_SHARDS    16
+#define CANDIDATES_SHARDS    64
 #define CANDIDATES_SHIFT_MAX 2048 /* entries moved for one insert, at most */
 
 struct candidates_shard {
@@ -31,14 +35,14 @@ struct candidates_shard {
     uint32_t homes; /* slots that are somebody's home */
     uint32_t slots; /* homes and the slack behind the last one */
     uint32_t used;
-    uint32_t cursor;         /* of the sweep */
-    uint32_t swept, dropped; /* looked at and dropped since the last resize */
+    uint32_t cursor; /* of the sweep */
 };
 
 struct candidates {
     struct candidates_shard shard[CANDIDATES_SHARDS];
     uint64_t used;
-    uint64_t refused; /* inserts that found no room */
+    uint32_t sweeping; /* shard the sweep is at */
+    uint64_t refused;  /* inserts that found no room */
     size_t bytes;
 };
 
@@ -49,7 +53,8 @@ struct candidates_at {
     uint64_t key;
 };
 
-/* Whether the page map still says this of the page: `tag` as wire_tag_of_hash() gives it. */
+/* Whether the page map still says this of the page: `tag` as wire_tag_of_hash() gives it. With tag 0, which
+ * no page has, only a hint: this page will be asked about in a moment. */
 typedef bool candidates_check(void *ctx, uint64_t page_id, uint32_t tag);
 
 void candidates_close(struct candidates *table);
@@ -67,9 +72,11 @@ int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
 
 void candidates_prefetch(const struct candidates *table, uint64_t hash);
 
-/* Look at up to `count` entries of the shard of `hash`, or of all shards in turn, and drop the stale ones. */
-void candidates_sweep_near(struct candidates *table, uint64_t hash, unsigned count, candidates_check *check,
-                           void *ctx);
+/* Before an insert: if the shard is full, drop stale entries, if they are many, so that it need not grow. */
+void candidates_make_room(struct candidates *table, uint64_t hash, candidates_check *check, void *ctx);
+/* Look at some `count` entries and drop the stale ones; at up to CANDIDATES_SWEEP_MORE times as many while
+ * those are many. */
+#define CANDIDATES_SWEEP_MORE 64u
 void candidates_sweep(struct candidates *table, unsigned count, candidates_check *check, void *ctx);
 /* Give back memory of shards that have become sparse. */
 void candidates_trim(struct candidates *table);

@@ -141,6 +141,8 @@ static bool send_budget(struct session *session)
     if (!budget)
         return false;
     plan.r = budget->r;
+    if (exports_hold_back(&session->exports))
+        plan.scan_pages_per_s = 0;
     *budget = plan;
     return true;
 }
@@ -182,7 +184,7 @@ static bool in_region(const struct region *region, uint32_t page, uint32_t count
     return count && count <= count_max && page < region->npages && count <= region->npages - page;
 }
 
-static int take_hashes(struct session *session, struct region *region, const void *buf, size_t bytes)
+static int take_hashes(struct region *region, const void *buf, size_t bytes)
 {
     const struct wire_rec_hashes *rec = buf;
     bool survey = rec->r.type == WIRE_REC_SURVEY;
@@ -194,9 +196,9 @@ static int take_hashes(struct session *session, struct region *region, const voi
     if (!region->map)
         return 0;
     if (survey)
-        matcher_survey(session, region, rec);
+        matcher_survey(region, rec);
     else
-        matcher_hashes(session, region, rec);
+        matcher_hashes(region, rec);
     return 0;
 }
 
@@ -219,7 +221,6 @@ static int take_dropped(struct region *region, const void *buf, size_t bytes)
 
     if (bytes != sizeof *rec || !in_region(region, rec->page, rec->count, WIRE_CHUNK_PAGES))
         return -EPROTO;
-    region->vm->broken_ever += rec->why == WIRE_DROP_WRITTEN ? rec->count : 0;
     return drop_pieces(region, rec->page, rec->count, rec->frame);
 }
 
@@ -251,15 +252,15 @@ static int take_record(struct session *session, const void *buf, size_t bytes)
 
     if (rec->type == WIRE_REC_FENCED || rec->type == WIRE_REC_DONE)
         return take_token(session, buf, bytes);
+    if (rec->type == WIRE_REC_EXPORTED) /* of a region that may be gone by now */
+        return bytes == sizeof(struct wire_rec_export) ? exports_done(session, buf) : -EPROTO;
     struct region *region = find_region(session, rec->region);
     if (!region)
         return -EPROTO;
     switch (rec->type) {
     case WIRE_REC_HASHES:
     case WIRE_REC_SURVEY:
-        return take_hashes(session, region, buf, bytes);
-    case WIRE_REC_EXPORTED:
-        return bytes == sizeof(struct wire_rec_export) ? exports_done(session, buf) : -EPROTO;
+        return take_hashes(region, buf, bytes);
     case WIRE_REC_RESULT:
         return bytes == sizeof(struct wire_rec_result) ? proposals_result(session, buf) : -EPROTO;
     case WIRE_REC_DROPPED:
@@ -345,7 +346,7 @@ void channel_trim(struct session *session)
 
 size_t channel_bytes(const struct session *session)
 {
-    size_t all = sizeof *session + session->proposals.room * sizeof(struct proposal);
+    size_t all = sizeof *session + proposals_bytes(&session->proposals);
 
     if (!session->shm)
         return all;

@@ -9,11 +9,10 @@
 #include "memd/daemon/core.h"
 
 #include "memd/common/clock.h"
-#include "memd/daemon/advisor.h"
 #include "memd/daemon/channel.h"
-#include "memd/daemon/matcher.h"
 #include "memd/daemon/place.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/tick.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -27,13 +26,7 @@
 #include <unistd.h>
 
 #define UFFD_DEVICE        "/dev/userfaultfd"
-#define WARNING_SHOWN_NS   (60 * CLOCK_S)
-#define SLOW_TICK_NS       CLOCK_S
-#define TRIM_NS            (2 * CLOCK_S)
-#define IDLE_NS            CLOCK_S /* a session's rings are trimmed after */
-#define SETTLED_SHARE      200u    /* one part in so many of guest pages may be newly found */
 #define REHASH_FRAMES      1024u   /* in a turn */
-#define SWEEP_ENTRIES      1024u   /* candidates looked at in a tick */
 #define MAP_COUNT_FALLBACK 65530u
 
 void core_config_default(struct core_config *ret_config)
@@ -63,165 +56,10 @@ void core_warn(struct core *core, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (strcmp(text, core->warning))
+    if (strcmp(text, core->warning) && log_allowed(&core->warn_log))
         log_warn("%s", text);
     snprintf(core->warning, sizeof core->warning, "%s", text);
     core->warned_ns = clock_now_ns();
-}
-
-/* ---------------------------------------------------------------- advice */
-
-static bool is_live(const struct vm *vm)
-{
-    return vm->session && vm->session->state == SESSION_LIVE;
-}
-
-static bool is_digesting(const struct vm *vm)
-{
-    return is_live(vm) && ((vm->merge_on && !vm->settled) || vm->estimate_job);
-}
-
-void core_advise(struct vm *vm)
-{
-    struct core *core = vm->core;
-    struct advisor_host host = {.cpu_cap = core->config.cpu_cap,
-                                .quiet_ms = core->config.quiet_ms,
-                                .round_ms_max = core->config.round_ms_max,
-                                .heal_pages_per_s = core->config.heal_pages_per_s,
-                                .vmas_percent = core->config.vmas_percent,
-                                .max_map_count = core->max_map_count,
-                                .vms = core->nvms};
-    struct vm *other;
-
-    cds_list_for_each_entry (other, &core->vms, link)
-        host.digesting += is_digesting(other);
-    struct advisor_vm in = {.merge_on = vm->merge_on,
-                            .estimating = vm->estimate_job && !vm->merge_on,
-                            .digesting = is_digesting(vm),
-                            .cost_ns = vm->advice.cost_ns};
-    struct advisor_plan plan = advisor_plan(&host, &in);
-    vm->advice.sent = (struct wire_rec_budget){
-        .r = {.type = WIRE_REC_BUDGET, .bytes = sizeof(struct wire_rec_budget)},
-        .flags = (vm->merge_on ? WIRE_BUDGET_MERGE : 0) | (in.estimating ? WIRE_BUDGET_ESTIMATE : 0),
-        .scan_pages_per_s = plan.scan_pages_per_s,
-        .quiet_ms = plan.quiet_ms,
-        .round_ms_max = plan.round_ms_max,
-        .vmas_max = plan.vmas_max,
-        .heal_pages_per_s = plan.heal_pages_per_s};
-}
-
-/* A budget is sent again when it has changed by more than a fifth. */
-static bool has_changed(const struct wire_rec_budget *a, const struct wire_rec_budget *b)
-{
-    double was = a->scan_pages_per_s, is = b->scan_pages_per_s;
-
-    return a->flags != b->flags || a->quiet_ms != b->quiet_ms || is > was * 1.2 || is < was * 0.8;
-}
-
-static void tend_advice(struct vm *vm)
-{
-    struct vm_advice *a = &vm->advice;
-    struct wire_rec_budget before = a->sent;
-    uint64_t hashed = vm->stats.hashed_pages, cpu_ns = vm->stats.cpu_ns;
-
-    if (hashed >= a->hashed_pages && cpu_ns >= a->cpu_ns)
-        a->cost_ns = advisor_cost(a->cost_ns, cpu_ns - a->cpu_ns, hashed - a->hashed_pages);
-    a->hashed_pages = hashed;
-    a->cpu_ns = cpu_ns;
-    core_advise(vm);
-    if (has_changed(&before, &a->sent)) {
-        vm->session->budget_due = true;
-        channel_wake(vm->session);
-    }
-    a->sent = before.r.type && !vm->session->budget_due ? before : a->sent;
-}
-
-/* ---------------------------------------------------------------- settled */
-
-static uint64_t found_ever(const struct vm *vm)
-{
-    return vm->merged_ever + vm->stats.zero_drops;
-}
-
-/* A pass ends when everything that was quiet at its start has been hashed, and nothing of it is under way. */
-static void tend_pass(struct vm *vm, uint64_t now_ns)
-{
-    const struct session *session = vm->session;
-
-    if (!vm->merge_on || vm->stats.prev_started_ns < vm->pass.started_ns || vm->stats.backlog_pages ||
-        session->unanswered || session->proposals.n || session->exports.n || session->exports.busy ||
-        vm->domain->rehash_store < vm->domain->nstores)
-        return;
-    uint64_t found = found_ever(vm) - vm->pass.found_before;
-    bool settled = found * SETTLED_SHARE < vm_guest_pages(vm);
-    if (settled != vm->settled)
-        log_debug("VM %s: %s, %llu pages found in the last pass", vm->engine.name,
-                  settled ? "settled" : "not settled", (unsigned long long)found);
-    vm->settled = settled;
-    vm->pass = (struct vm_pass){.started_ns = now_ns, .found_before = found_ever(vm)};
-    if (!settled) {
-        vm->session->round_due = true;
-        channel_wake(vm->session);
-    }
-}
-
-/* ---------------------------------------------------------------- ticks */
-
-static void tick_vms(struct core *core, uint64_t now_ns)
-{
-    struct vm *vm;
-
-    cds_list_for_each_entry (vm, &core->vms, link) {
-        if (!is_live(vm))
-            continue;
-        vm_read_stats(vm);
-        tend_pass(vm, now_ns);
-        tend_advice(vm);
-        if (now_ns - vm->session->last_ns > IDLE_NS)
-            channel_trim(vm->session);
-    }
-}
-
-static void slow_tick(struct core *core, uint64_t now_ns)
-{
-    core->slow_tick_ns = now_ns;
-    core->max_map_count = proc_max_map_count(core->config.proc_root, MAP_COUNT_FALLBACK);
-    if (core->warning[0] && now_ns - core->warned_ns > WARNING_SHOWN_NS)
-        core->warning[0] = '\0';
-}
-
-static void trim(struct core *core, uint64_t now_ns)
-{
-    struct domain *domain;
-
-    core->trimmed_ns = now_ns;
-    cds_list_for_each_entry (domain, &core->domains, link)
-        for (unsigned i = 0; i < domain->nindexes; i++) {
-            candidates_sweep(&domain->indexes[i].candidates, SWEEP_ENTRIES, matcher_check, domain);
-            candidates_trim(&domain->indexes[i].candidates);
-            index_trim(&domain->indexes[i]);
-        }
-}
-
-static void tick(struct core *core, uint64_t now_ns)
-{
-    struct session *session, *next;
-    struct domain *domain;
-
-    core->tick_ns = now_ns;
-    cds_list_for_each_entry_safe (session, next, &core->sessions, link) {
-        session_tend(session, now_ns);
-        if (!session->ended && session->state == SESSION_LIVE)
-            channel_wake(session);
-    }
-    tick_vms(core, now_ns);
-    cds_list_for_each_entry (domain, &core->domains, link)
-        domain_tend_fence(domain, now_ns);
-    jobs_tick(core);
-    if (now_ns - core->slow_tick_ns >= SLOW_TICK_NS)
-        slow_tick(core, now_ns);
-    if (now_ns - core->trimmed_ns >= TRIM_NS)
-        trim(core, now_ns);
 }
 
 /* ---------------------------------------------------------------- the loop */
@@ -281,7 +119,7 @@ int core_run(struct core *core)
         more |= rehash(core);
         uint64_t now_ns = clock_now_ns();
         if (now_ns - core->tick_ns >= CORE_TICK_MS * CLOCK_MS) {
-            tick(core, now_ns);
+            core_tick(core, now_ns);
             more |= serve_sessions(core);
         }
         session_reap(core);
@@ -457,144 +295,4 @@ void core_close(struct core *core)
         vm_forget(vm);
     }
     release(core);
-}
-
-/* ---------------------------------------------------------------- what users ask for */
-
-struct merge_call {
-    char vm[CORE_NAME_BYTES];
-    bool all, on;
-};
-
-static int do_merge(struct core *core, void *arg)
-{
-    struct merge_call *call = arg;
-    struct vm *vm = call->all ? NULL : vm_find(core, call->vm);
-
-    if (!call->all && !vm)
-        return -ENOENT;
-    if (vm) {
-        vm_set_merge(vm, call->on);
-        return 0;
-    }
-    core->merge_on = call->on;
-    cds_list_for_each_entry (vm, &core->vms, link)
-        vm_set_merge(vm, call->on);
-    return 0;
-}
-
-int core_merge_set(struct core *core, const char *vm, bool on)
-{
-    struct merge_call call = {.all = !vm, .on = on};
-
-    snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
-    return calls_ask(&core->calls, do_merge, &call, sizeof call, NULL);
-}
-
-struct job_call {
-    char vm[CORE_NAME_BYTES];
-    bool all;
-    uint64_t id;
-};
-
-static int do_unmerge(struct core *core, void *arg)
-{
-    struct job_call *call = arg;
-    return jobs_start_unmerge(core, call->all ? NULL : call->vm, &call->id);
-}
-
-static int do_settle(struct core *core, void *arg)
-{
-    return jobs_start_settle(core, &((struct job_call *)arg)->id);
-}
-
-static int ask_job(struct core *core, int (*fn)(struct core *core, void *arg), const char *vm, uint64_t *ret_job)
-{
-    struct job_call call = {.all = !vm};
-
-    snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
-    int err = calls_ask(&core->calls, fn, &call, sizeof call, NULL);
-    if (!err)
-        *ret_job = call.id;
-    return err;
-}
-
-int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job)
-{
-    return ask_job(core, do_unmerge, vm, ret_job);
-}
-
-int core_settle_start(struct core *core, uint64_t *ret_job)
-{
-    return ask_job(core, do_settle, NULL, ret_job);
-}
-
-/* The names are copied: the caller may have given up waiting when the loop gets to it. */
-struct estimate_call {
-    size_t nvms;
-    char (*names)[CORE_NAME_BYTES];
-    uint64_t id;
-};
-
-static int do_estimate(struct core *core, void *arg)
-{
-    struct estimate_call *call = arg;
-    const char *vms[CORE_VMS_MAX];
-
-    for (size_t i = 0; i < call->nvms; i++)
-        vms[i] = call->names[i];
-    int err = jobs_start_estimate(core, call->nvms, vms, &call->id);
-    free(call->names);
-    call->names = NULL;
-    return err;
-}
-
-int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, uint64_t *ret_job)
-{
-    struct estimate_call call = {.nvms = nvms};
-
-    if (nvms > CORE_VMS_MAX)
-        return -E2BIG;
-    call.names = calloc(nvms + 1, sizeof *call.names);
-    if (!call.names)
-        return -ENOMEM;
-    for (size_t i = 0; i < nvms; i++)
-        snprintf(call.names[i], sizeof call.names[i], "%s", vms[i]);
-    int err = calls_ask(&core->calls, do_estimate, &call, sizeof call, NULL);
-    if (err == -EBUSY || err == -ESHUTDOWN)
-        free(call.names); /* NULL if the loop got to it */
-    if (!err)
-        *ret_job = call.id;
-    return err;
-}
-
-struct poll_call {
-    uint64_t id;
-    struct core_job job;
-};
-
-static int do_poll(struct core *core, void *arg)
-{
-    struct poll_call *call = arg;
-    return jobs_poll(core, call->id, &call->job);
-}
-
-int core_job_poll(struct core *core, uint64_t job, struct core_job *ret_job)
-{
-    struct poll_call call = {.id = job};
-    int err = calls_ask(&core->calls, do_poll, &call, sizeof call, NULL);
-
-    if (!err)
-        *ret_job = call.job;
-    return err;
-}
-
-static int do_cancel(struct core *core, void *arg)
-{
-    return jobs_cancel(core, *(uint64_t *)arg);
-}
-
-int core_job_cancel(struct core *core, uint64_t job)
-{
-    return calls_ask(&core->calls, do_cancel, &job, sizeof job, NULL);
 }

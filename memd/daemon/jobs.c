@@ -4,6 +4,7 @@
 
 #include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
+#include "memd/daemon/snapshot.h"
 #include "memd/daemon/state.h"
 
 #include <errno.h>
@@ -31,6 +32,11 @@ static struct jobs_record *find(struct core *core, uint64_t id)
     return id && r->job.id == id ? r : NULL;
 }
 
+static bool is_running(const struct jobs_record *r)
+{
+    return r->job.id && r->job.state == CORE_JOB_RUNNING;
+}
+
 static void hashes_free(struct jobs_record *r)
 {
     if (r->hashes)
@@ -41,11 +47,14 @@ static void hashes_free(struct jobs_record *r)
 
 static int start(struct core *core, enum core_job_kind kind, struct jobs_record **ret_record)
 {
-    uint64_t id = core->jobs.last + 1;
-    struct jobs_record *r = &core->jobs.record[id % CORE_JOBS_MAX];
+    struct jobs_record *r;
+    uint64_t id = core->jobs.last;
 
-    if (r->job.id && r->job.state == CORE_JOB_RUNNING)
-        return -EBUSY;
+    do {
+        r = &core->jobs.record[++id % CORE_JOBS_MAX];
+        if (id > core->jobs.last + CORE_JOBS_MAX)
+            return -EBUSY;
+    } while (is_running(r));
     hashes_free(r);
     *r = (struct jobs_record){.job = {.id = id, .kind = kind}, .started_ns = clock_now_ns()};
     core->jobs.last = id;
@@ -72,6 +81,7 @@ static void end(struct core *core, struct jobs_record *r, int error, const char 
 {
     leave(core, r->job.id);
     hashes_free(r);
+    core->jobs.settling -= r->job.kind == CORE_JOB_SETTLE;
     r->job.state = error ? CORE_JOB_FAILED : CORE_JOB_DONE;
     r->job.error = error;
     r->job.progress = 1;
@@ -95,7 +105,7 @@ int jobs_cancel(struct core *core, uint64_t id)
 
     if (!r)
         return -ENOENT;
-    if (r->job.state == CORE_JOB_RUNNING)
+    if (is_running(r))
         end(core, r, ECANCELED, "cancelled");
     return 0;
 }
@@ -104,11 +114,6 @@ void jobs_close(struct jobs *jobs)
 {
     for (unsigned i = 0; i < CORE_JOBS_MAX; i++)
         hashes_free(&jobs->record[i]);
-}
-
-static bool is_live(const struct vm *vm)
-{
-    return vm->session && vm->session->state == SESSION_LIVE;
 }
 
 /* ---------------------------------------------------------------- unmerge */
@@ -120,7 +125,7 @@ static void unmerge_left(struct vm *vm, int error, const char *reason)
     char text[CORE_REASON_BYTES];
 
     vm->unmerge_job = 0;
-    if (!r || r->job.state != CORE_JOB_RUNNING)
+    if (!r || !is_running(r))
         return;
     if (error) {
         snprintf(text, sizeof text, "VM %.64s: %s", vm->engine.name, reason);
@@ -158,12 +163,16 @@ void jobs_vm_gone(struct vm *vm)
 static void unmerge_vm(struct vm *vm, uint64_t job)
 {
     vm_set_merge(vm, false);
-    vm->unmerged = true;
     vm->unmerge_job = job;
     proposals_drop_all(vm->session);
     vm->session->unmerge_id = job;
     vm->session->unmerge_due = true;
     channel_wake(vm->session);
+}
+
+static bool takes_part(const struct vm *vm, const struct vm *only)
+{
+    return session_is_live(vm->session) && (!only || vm == only);
 }
 
 int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
@@ -172,14 +181,18 @@ int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
     uint64_t need = 0;
     struct jobs_record *r;
 
-    if (name && (!only || !is_live(only)))
+    if (name && (!only || !session_is_live(only->session)))
         return -ENOENT;
     int err = start(core, CORE_JOB_UNMERGE, &r);
     if (err)
         return err;
     *ret_job = r->job.id;
     cds_list_for_each_entry (vm, &core->vms, link)
-        if (is_live(vm) && (!only || vm == only)) {
+        if (takes_part(vm, only)) {
+            if (vm->session->unmerge_id) {
+                end(core, r, EBUSY, "an unmerge is under way already");
+                return 0;
+            }
             r->vms++;
             need += vm->held_pages * WIRE_PAGE_BYTES;
         }
@@ -196,13 +209,8 @@ int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
     if (!r->vms)
         end(core, r, 0, NULL);
     cds_list_for_each_entry (vm, &core->vms, link)
-        if (is_live(vm) && (!only || vm == only)) {
-            if (vm->session->unmerge_id) {
-                end(core, r, EBUSY, "an unmerge is under way already");
-                break;
-            }
+        if (takes_part(vm, only))
             unmerge_vm(vm, r->job.id);
-        }
     return 0;
 }
 
@@ -217,11 +225,11 @@ int jobs_start_settle(struct core *core, uint64_t *ret_job)
     if (err)
         return err;
     *ret_job = r->job.id;
+    if (core->jobs.settling++)
+        return 0; /* passes follow each other already; to begin one anew for every job would end none */
     cds_list_for_each_entry (vm, &core->vms, link) {
-        vm->settled = false;
-        vm->pass = (struct vm_pass){.started_ns = r->started_ns,
-                                    .found_before = vm->merged_ever + vm->stats.zero_drops};
-        if (is_live(vm)) {
+        vm_restart_pass(vm, r->started_ns);
+        if (session_is_live(vm->session)) {
             vm->session->round_due = true;
             channel_wake(vm->session);
         }
@@ -237,7 +245,7 @@ static void tick_settle(struct core *core, struct jobs_record *r)
     cds_list_for_each_entry (vm, &core->vms, link)
         if (vm->merge_on && vm->session) {
             all++;
-            settled += vm->settled;
+            settled += vm->settled_from_ns >= r->started_ns;
         }
     r->job.progress = all ? (double)settled / all : 1;
     if (settled == all && !core->nawaited)
@@ -310,7 +318,7 @@ int jobs_start_estimate(struct core *core, size_t nvms, const char *const *vms, 
 
     for (size_t i = 0; i < nvms; i++) {
         vm = vm_find(core, vms[i]);
-        if (!vm || !is_live(vm))
+        if (!vm || !session_is_live(vm->session))
             return -ENOENT;
         if (vm->estimate_job)
             return -EBUSY;
@@ -328,7 +336,7 @@ int jobs_start_estimate(struct core *core, size_t nvms, const char *const *vms, 
         bool named = !nvms;
         for (size_t i = 0; i < nvms; i++)
             named |= vm == vm_find(core, vms[i]);
-        if (!named || !is_live(vm) || vm->estimate_job)
+        if (!named || !session_is_live(vm->session) || vm->estimate_job)
             continue;
         vm->estimate_job = r->job.id;
         r->vms++;
@@ -365,7 +373,7 @@ static void tick_estimate(struct core *core, struct jobs_record *r)
             r->job.guest_bytes += vm_guest_pages(vm) * WIRE_PAGE_BYTES;
             r->job.zero_bytes += (vm->stats.would_save_pages + vm->stats.zero_pages) * WIRE_PAGE_BYTES;
             held += vm->held_pages;
-            frames += (uint64_t)vm->frame_share;
+            frames += (uint64_t)(snapshot_frame_share(vm) + 0.5);
         }
     r->job.duplicate_bytes += held * WIRE_PAGE_BYTES;
     r->job.frame_bytes = frames * WIRE_PAGE_BYTES;
@@ -376,7 +384,7 @@ void jobs_tick(struct core *core)
 {
     for (unsigned i = 0; i < CORE_JOBS_MAX; i++) {
         struct jobs_record *r = &core->jobs.record[i];
-        if (!r->job.id || r->job.state != CORE_JOB_RUNNING)
+        if (!is_running(r))
             continue;
         if (r->job.kind == CORE_JOB_SETTLE)
             tick_settle(core, r);

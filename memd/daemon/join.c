@@ -157,7 +157,6 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
         domain_left(domain);
         return NULL;
     }
-    vm->unmerged = !engine->merge_on && awaited;
     session->pidfd = -1;
     return vm;
 }
@@ -249,7 +248,6 @@ void join_hello(struct session *session, const void *msg, int fd)
         return;
     session->vm = vm;
     vm->session = session;
-    vm->lost_ns = 0;
     snprintf(vm->release, sizeof vm->release, "%.15s", hello->release);
     set_state(session, SESSION_JOINING);
     err = channel_open(session);
@@ -413,8 +411,7 @@ static void finish(struct session *session)
         domain_forget_awaited(awaited);
     set_state(session, SESSION_LIVE);
     session->budget_due = true;
-    vm->settled = false;
-    vm->pass.started_ns = session->since_ns;
+    vm_restart_pass(vm, session->since_ns);
     vm->advice.sent.r.type = 0;
     int err = channel_start(session);
     if (!err && send(session->sock.fd, &adopted, sizeof adopted, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)

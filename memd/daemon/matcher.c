@@ -8,12 +8,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define PREFETCH_AHEAD 8u
-#define SWEEP_PER_MISS 2u /* old candidates looked at for each new one */
-#define HUGE_ASKED     UINT16_MAX
+/* An entry of region.huge: how many pages would go, and whether the engine has been told. */
+#define HUGE_ASKED 0x8000u
+#define HUGE_COUNT 0x7fffu
+static_assert(WIRE_CHUNK_PAGES <= HUGE_COUNT, "a count fits beside the flag");
 
 struct match {
-    struct session *session;
     struct region *region;
     struct domain *domain;
     struct index *index;
@@ -21,9 +21,9 @@ struct match {
     struct proposal_run run;
 };
 
-static struct match match_begin(struct session *session, struct region *region, int node)
+static struct match match_begin(struct region *region, int node)
 {
-    struct match m = {.session = session, .region = region, .domain = region->vm->domain};
+    struct match m = {.region = region, .domain = region->vm->domain};
 
     m.node = domain_node(m.domain, node >= 0 ? node : region->node);
     m.index = domain_index(m.domain, m.node);
@@ -40,108 +40,149 @@ static uint32_t frame_number(const struct domain *domain, const struct frame *fr
     return 0;
 }
 
+/* A page number's region and page, if there still is such a page in the domain. Numbers are reused: a smaller
+ * region may have taken the place of a larger one. */
+static struct region *find_page(const struct domain *domain, uint64_t page_id, uint32_t *ret_page)
+{
+    struct region *region = pages_region(&domain->core->pages, page_id);
+
+    if (!region || region->vm->domain != domain || !region->map ||
+        page_id - region->first_id >= region->npages)
+        return NULL;
+    *ret_page = (uint32_t)(page_id - region->first_id);
+    return region;
+}
+
 bool matcher_check(void *ctx, uint64_t page_id, uint32_t tag)
 {
-    const struct domain *domain = ctx;
-    const struct region *region = pages_region(&domain->core->pages, page_id);
+    uint32_t page;
+    const struct region *region = find_page(ctx, page_id, &page);
 
-    return region && region->vm->domain == domain && region->map &&
-           region_page_is(region, (uint32_t)(page_id - region->first_id), tag);
+    if (!region)
+        return false;
+    if (!tag) {
+        __builtin_prefetch((const void *)&region->map->entry[page]);
+        return true;
+    }
+    return region_page_is(region, page, tag);
+}
+
+static bool can_merge(const struct region *region)
+{
+    return region->vm->merge_on && region->vm->session && region->vm->session->state == SESSION_LIVE;
 }
 
 /* ---------------------------------------------------------------- huge pages */
-
-static uint32_t huge_chunk(const struct region *region, uint32_t page)
-{
-    return (uint32_t)((page + region->map->hva / WIRE_PAGE_BYTES % WIRE_CHUNK_PAGES) / WIRE_CHUNK_PAGES);
-}
-
-/* `n` more pages of a huge page would go. Beyond the configured share the engine is told to break it. */
-static void huge_count(struct region *region, uint32_t page, uint32_t n)
-{
-    uint32_t chunk = huge_chunk(region, page);
-    uint32_t worth = region->vm->core->config.huge_share_percent * WIRE_CHUNK_PAGES / 100;
-
-    if (!region->huge)
-        region->huge = calloc(region->npages / WIRE_CHUNK_PAGES + 2, sizeof *region->huge);
-    if (!region->huge || region->huge[chunk] == HUGE_ASKED || !region->vm->merge_on)
-        return;
-    uint32_t sum = region->huge[chunk] + n;
-    region->huge[chunk] = (uint16_t)(sum > WIRE_CHUNK_PAGES ? WIRE_CHUNK_PAGES : sum);
-    if (sum < worth || !sum)
-        return;
-    struct wire_rec_break *rec = channel_reserve(region->vm->session, WIRE_REC_BREAK, sizeof *rec, 0);
-    if (!rec)
-        return;
-    rec->r.region = region->id;
-    rec->page = page;
-    rec->reserved = 0;
-    region->huge[chunk] = HUGE_ASKED;
-}
 
 static bool in_huge_page(const struct region *region, uint32_t page)
 {
     return region_entry(region, page) & WIRE_PAGE_F_HUGE;
 }
 
+/* Engines cut by address: where the region's first page lies in its chunk. */
+static uint32_t first_slot(const struct region *region)
+{
+    return (uint32_t)(region->map->hva / WIRE_PAGE_BYTES % WIRE_CHUNK_PAGES);
+}
+
+static uint16_t *huge_entry(struct region *region, uint32_t page)
+{
+    if (!region->huge)
+        region->huge = calloc(region->npages / WIRE_CHUNK_PAGES + 2, sizeof *region->huge);
+    return region->huge ? &region->huge[(page + first_slot(region)) / WIRE_CHUNK_PAGES] : NULL;
+}
+
+/* `n` more pages of the huge page that `page` lies in would go. */
+static void huge_count(struct region *region, uint32_t page, uint32_t n)
+{
+    uint32_t worth = region->vm->core->config.huge_share_percent * WIRE_CHUNK_PAGES / 100;
+    uint16_t *huge = huge_entry(region, page);
+
+    if (!huge)
+        return;
+    uint32_t sum = (*huge & HUGE_COUNT) + n;
+    *huge = (uint16_t)((*huge & HUGE_ASKED) | (sum > WIRE_CHUNK_PAGES ? WIRE_CHUNK_PAGES : sum));
+    if (*huge & HUGE_ASKED || !sum || sum < worth || !can_merge(region))
+        return;
+    struct wire_rec_break *rec = channel_reserve(region->vm->session, WIRE_REC_BREAK, sizeof *rec, 0);
+    if (!rec)
+        return; /* no room: asked with the next page found, or after the next survey */
+    uint32_t slot = (page + first_slot(region)) % WIRE_CHUNK_PAGES;
+    rec->r.region = region->id;
+    rec->page = slot < page ? page - slot : 0;
+    rec->reserved = 0;
+    *huge |= HUGE_ASKED;
+}
+
 /* ---------------------------------------------------------------- one page */
 
-/* A page of the domain with this hash that can still be merged; candidates that can't are dropped on the way.
- * 0: none. *ret_known: the page itself is among them. A page in a huge page that is kept counts there. */
-static uint64_t find_equal(struct match *m, uint32_t page, uint64_t hash, bool *ret_known)
+/* What a look into the candidates found. */
+struct equal {
+    uint64_t other; /* a page that can be merged with this one now; 0: none. It is out of the table */
+    bool known;     /* the page itself is in the table */
+    bool huge; /* a page in a huge page that is kept equals it; that one is counted, and out of the table */
+};
+
+/* Candidates that are stale are dropped on the way. Those of a VM that does not merge now stay. */
+static struct equal find_equal(struct match *m, uint32_t page, uint64_t hash)
 {
     struct candidates *table = &m->index->candidates;
     uint64_t self = m->region->first_id + page;
+    struct equal equal = {0};
     struct candidates_at at;
     uint64_t id = candidates_find(table, hash, &at);
 
-    *ret_known = false;
-    while (id) {
-        struct region *region = pages_region(&m->domain->core->pages, id);
-        uint32_t of = region ? (uint32_t)(id - region->first_id) : 0;
-        if (id == self) {
-            *ret_known = true;
+    for (unsigned looked = 0; id && looked < MATCHER_EQUAL_MAX; looked++) {
+        uint32_t of;
+        struct region *region = find_page(m->domain, id, &of);
+        bool current = region && region_page_is(region, of, wire_tag_of_hash(hash));
+        if (id == self || (current && !can_merge(region))) {
+            equal.known |= id == self;
             id = candidates_next(&at);
-        } else if (!matcher_check(m->domain, id, wire_tag_of_hash(hash)) || !region->vm->session) {
-            candidates_remove(table, &at);
-            id = candidates_again(&at);
-        } else if (in_huge_page(region, of)) {
-            huge_count(region, of, 1);
-            id = candidates_next(&at);
-        } else {
-            candidates_remove(table, &at);
-            return id;
+            continue;
         }
+        candidates_remove(table, &at);
+        if (current && !in_huge_page(region, of)) {
+            equal.other = id;
+            break;
+        }
+        if (current) {
+            equal.huge = true;
+            huge_count(region, of, 1);
+        }
+        id = candidates_again(&at);
     }
-    return 0;
+    return equal;
 }
 
-static void remember(struct match *m, uint32_t page, uint64_t hash)
+static void remember(struct match *m, uint64_t page_id, uint64_t hash)
 {
     struct candidates *table = &m->index->candidates;
 
-    candidates_sweep_near(table, hash, SWEEP_PER_MISS, matcher_check, m->domain);
-    candidates_insert(table, hash, m->region->first_id + page);
+    candidates_make_room(table, hash, matcher_check, m->domain);
+    candidates_insert(table, hash, page_id); /* no room: the page is looked at again when it was written */
 }
 
 static void match_page(struct match *m, uint32_t page, uint64_t hash)
 {
     struct frame *frame = index_find(m->index, hash);
-    uint64_t self = m->region->first_id + page, other;
-    bool known;
+    uint64_t self = m->region->first_id + page;
 
     if (frame && frame->state == FRAME_LIVE) {
         proposals_add(&m->run, m->region, page, frame_number(m->domain, frame));
-    } else if (frame) {
-        exports_join(m->domain->core, frame, self);
-    } else if ((other = find_equal(m, page, hash, &known))) {
-        if (exports_start(m->region, page, hash, m->node, other)) {
-            candidates_insert(&m->index->candidates, hash, other);
-            remember(m, page, hash);
-        }
-    } else if (!known) {
-        remember(m, page, hash);
+        return;
     }
+    if (frame && !exports_join(m->domain->core, frame, self))
+        return;
+    struct equal equal = frame ? (struct equal){0} : find_equal(m, page, hash);
+    if (equal.other) {
+        proposals_send(&m->run); /* so that the frame can be chosen to follow the page's neighbour's */
+        if (!exports_start(m->region, page, hash, m->node, equal.other))
+            return;
+        remember(m, equal.other, hash);
+    }
+    if (!equal.known)
+        remember(m, self, hash);
 }
 
 /* ---------------------------------------------------------------- records */
@@ -151,21 +192,30 @@ static uint64_t hash_or_one(uint64_t hash)
     return hash ? hash : 1;
 }
 
-void matcher_hashes(struct session *session, struct region *region, const struct wire_rec_hashes *rec)
+/* Whether the record is for matching. A dry run only counts. */
+static bool is_to_match(struct region *region, const struct wire_rec_hashes *rec)
 {
-    struct match m = match_begin(session, region, rec->node);
-
-    if (region->vm->estimate_job && !region->vm->merge_on) {
+    if (region->vm->estimate_job && !region->vm->merge_on)
         jobs_estimate_hashes(region->vm, rec);
+    return region->vm->merge_on;
+}
+
+static void prefetch(const struct match *m, const struct wire_rec_hashes *rec, uint32_t i)
+{
+    if (i < rec->count)
+        index_prefetch(m->index, rec->hash[i]);
+}
+
+void matcher_hashes(struct region *region, const struct wire_rec_hashes *rec)
+{
+    struct match m = match_begin(region, rec->node);
+
+    if (!is_to_match(region, rec))
         return;
-    }
-    if (!region->vm->merge_on)
-        return;
+    for (uint32_t i = 0; i < MATCHER_AHEAD; i++)
+        prefetch(&m, rec, i);
     for (uint32_t i = 0; i < rec->count; i++) {
-        if (i + PREFETCH_AHEAD < rec->count) {
-            index_prefetch(m.index, rec->hash[i + PREFETCH_AHEAD]);
-            candidates_prefetch(&m.index->candidates, rec->hash[i + PREFETCH_AHEAD]);
-        }
+        prefetch(&m, rec, i + MATCHER_AHEAD);
         match_page(&m, rec->page + i, hash_or_one(rec->hash[i]));
     }
     proposals_send(&m.run);
@@ -174,32 +224,29 @@ void matcher_hashes(struct session *session, struct region *region, const struct
 /* Whether a page would go if its huge page were broken. */
 static bool would_go(struct match *m, uint32_t page, uint64_t hash)
 {
-    bool known;
-
     if (!hash || index_find(m->index, hash))
         return true;
-    uint64_t other = find_equal(m, page, hash, &known);
-    if (other)
-        candidates_insert(&m->index->candidates, hash, other);
-    if (!known)
-        remember(m, page, hash);
-    return other != 0;
+    struct equal equal = find_equal(m, page, hash);
+    if (equal.other)
+        remember(m, equal.other, hash);
+    else if (!equal.known)
+        remember(m, m->region->first_id + page, hash);
+    return equal.other || equal.huge;
 }
 
-void matcher_survey(struct session *session, struct region *region, const struct wire_rec_hashes *rec)
+void matcher_survey(struct region *region, const struct wire_rec_hashes *rec)
 {
-    struct match m = match_begin(session, region, rec->node);
+    struct match m = match_begin(region, rec->node);
     uint32_t n = 0;
 
-    if (region->vm->estimate_job && !region->vm->merge_on) {
-        jobs_estimate_hashes(region->vm, rec);
+    if (!is_to_match(region, rec))
         return;
-    }
-    if (!region->vm->merge_on)
-        return;
-    for (uint32_t i = 0; i < rec->count; i++)
+    uint16_t *huge = huge_entry(region, rec->page);
+    if (huge)
+        *huge = 0;
+    for (uint32_t i = 0; i < rec->count; i++) {
+        prefetch(&m, rec, i + MATCHER_AHEAD);
         n += would_go(&m, rec->page + i, rec->hash[i]);
-    if (region->huge)
-        region->huge[huge_chunk(region, rec->page)] = 0;
+    }
     huge_count(region, rec->page, n);
 }

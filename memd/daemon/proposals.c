@@ -2,6 +2,7 @@
 /* Theory of operation: see proposals.h. */
 #include "memd/daemon/proposals.h"
 
+#include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/state.h"
 
@@ -24,7 +25,9 @@ static int queue_grow(struct proposals *queue)
     for (uint32_t i = 0; i < queue->n; i++)
         at[i] = queue->at[(queue->head + i) % queue->room];
     free(queue->at);
-    *queue = (struct proposals){.at = at, .n = queue->n, .room = room};
+    queue->at = at;
+    queue->head = 0;
+    queue->room = room;
     return 0;
 }
 
@@ -43,14 +46,61 @@ static struct proposal queue_take(struct proposals *queue)
     queue->head = (queue->head + 1) % queue->room;
     if (!--queue->n) {
         free(queue->at);
-        *queue = (struct proposals){0};
+        queue->at = NULL;
+        queue->head = queue->room = 0;
     }
     return p;
 }
 
+/* ---------------------------------------------------------------- doubts */
+
+static uint8_t *doubt(const struct proposals *proposals, uint32_t region, uint32_t page, uint32_t frame)
+{
+    uint64_t pair = ((uint64_t)page << 32 | frame) ^ (uint64_t)region << 58;
+
+    return &proposals->doubts[(pair * 0x9e3779b97f4a7c15ull) >> 48];
+}
+static_assert(PROPOSALS_DOUBTS_BYTES == 1u << 16, "16 bits find a doubt");
+
+static void doubts_add(struct proposals *proposals, const struct region *region, uint32_t page,
+                       uint32_t count, uint32_t frame)
+{
+    if (!proposals->doubts) {
+        proposals->doubts = calloc(1, PROPOSALS_DOUBTS_BYTES);
+        proposals->doubts_ns = clock_now_ns();
+    }
+    for (uint32_t i = 0; proposals->doubts && i < count; i++) {
+        uint8_t *counter = doubt(proposals, region->id, page + i, frame + i);
+        *counter += *counter < 2 * PROPOSALS_DOUBTS_MAX;
+    }
+}
+
+static void doubts_halve(struct proposals *proposals)
+{
+    uint8_t any = 0;
+
+    if (!proposals->doubts || clock_now_ns() - proposals->doubts_ns < PROPOSALS_DOUBTS_MS * CLOCK_MS)
+        return;
+    proposals->doubts_ns = clock_now_ns();
+    for (uint32_t i = 0; i < PROPOSALS_DOUBTS_BYTES; i++)
+        any |= proposals->doubts[i] /= 2;
+    if (any)
+        return;
+    free(proposals->doubts);
+    proposals->doubts = NULL;
+}
+
+static bool is_doubted(const struct region *region, uint32_t page, uint32_t frame)
+{
+    const struct session *session = region->vm->session;
+
+    return session && session->proposals.doubts &&
+           *doubt(&session->proposals, region->id, page, frame) >= PROPOSALS_DOUBTS_MAX;
+}
+
 /* ---------------------------------------------------------------- sending */
 
-static bool write_merge(struct session *session, struct region *region, const struct proposal *p)
+static bool write_merge(struct session *session, const struct proposal *p)
 {
     struct wire_rec_merge *rec = channel_reserve(session, WIRE_REC_MERGE, sizeof *rec, KEEP_BYTES);
 
@@ -63,33 +113,49 @@ static bool write_merge(struct session *session, struct region *region, const st
     rec->reserved = 0;
     rec->id = ++session->next_merge_id;
     session->unanswered++;
-    region->unanswered++;
     return true;
 }
 
+/* A region counts proposals that wait as unanswered, too: so it stays, and with it what they hold. Unless the
+ * engine has answered what it was not sent: it may then be gone (NULL), or another one. */
 static void give_up(struct session *session, struct region *region, const struct proposal *p)
 {
-    region_drop(region, p->page, p->count, p->frame);
     session->pending_pages -= p->count;
-    region->vm->dropped_proposals += p->count;
+    session->vm->dropped_proposals += p->count;
+    if (!region)
+        return;
+    region_drop(region, p->page, p->count, p->frame);
+    region->unanswered -= region->unanswered > 0;
+    if (!session->ended) /* else the VM keeps what it holds until it is back */
+        region_settle_deleted(region);
 }
 
-/* A page may be proposed to twice: what is held already is left out. */
+/* Between finding a frame and this, its last reference may have gone. */
+static bool are_live(struct domain *domain, uint32_t frame, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (domain_frame(domain, frame + i)->state != FRAME_LIVE)
+            return false;
+    return true;
+}
+
+/* Pages that hold the frame already, and frames that are gone, are left out. */
 static void hold_and_send(struct region *region, uint32_t page, uint32_t count, uint32_t frame)
 {
     struct session *session = region->vm->session;
     struct proposal p = {.region = region->id, .page = page, .frame = frame, .count = (uint16_t)count};
-    int err = region_hold(region, page, count, frame);
+    int err = are_live(region->vm->domain, frame, count) ? region_hold(region, page, count, frame) : -ESTALE;
 
-    if (err == -EEXIST && count > 1) {
+    if ((err == -EEXIST || err == -ESTALE) && count > 1) {
         hold_and_send(region, page, count / 2, frame);
         hold_and_send(region, page + count / 2, count - count / 2, frame + count / 2);
         return;
     }
     if (err)
         return;
+    region->unanswered++;
     session->pending_pages += count;
-    if (!session->proposals.n && write_merge(session, region, &p))
+    if (!session->proposals.n && write_merge(session, &p))
         return;
     if (queue_put(&session->proposals, &p))
         give_up(session, region, &p);
@@ -115,6 +181,8 @@ static bool starts_chunk(const struct region *region, uint32_t page)
 
 void proposals_add(struct proposal_run *run, struct region *region, uint32_t page, uint32_t frame)
 {
+    if (is_doubted(region, page, frame))
+        return;
     if (run->count && (run->region != region || run->page + run->count != page ||
                        run->frame + run->count != frame || starts_chunk(region, page)))
         proposals_send(run);
@@ -125,15 +193,16 @@ void proposals_add(struct proposal_run *run, struct region *region, uint32_t pag
 
 void proposals_flush(struct session *session)
 {
+    doubts_halve(&session->proposals);
     while (session->proposals.n) {
-        struct proposal *p = &session->proposals.at[session->proposals.head];
-        struct region *region = session->vm->region[p->region];
-        bool held = region && region->map && holdings_has(&region->holdings, p->page, p->count, p->frame);
-        if (held && !write_merge(session, region, p))
+        struct proposal p = session->proposals.at[session->proposals.head];
+        struct region *region = session->vm->region[p.region];
+        bool live = region && region->map;
+        if (live && !write_merge(session, &p))
             return;
-        if (!held)
-            session->pending_pages -= p->count;
         queue_take(&session->proposals);
+        if (!live)
+            give_up(session, region, &p);
     }
 }
 
@@ -141,41 +210,60 @@ void proposals_drop_all(struct session *session)
 {
     while (session->proposals.n) {
         struct proposal p = queue_take(&session->proposals);
-        struct region *region = session->vm->region[p.region];
-        if (region && holdings_has(&region->holdings, p.page, p.count, p.frame))
-            give_up(session, region, &p);
-        else
-            session->pending_pages -= p.count;
+        give_up(session, session->vm->region[p.region], &p);
     }
+    if (session->ended) {
+        free(session->proposals.doubts);
+        session->proposals.doubts = NULL;
+    }
+}
+
+size_t proposals_bytes(const struct proposals *proposals)
+{
+    return proposals->room * sizeof(struct proposal) + (proposals->doubts ? PROPOSALS_DOUBTS_BYTES : 0);
 }
 
 /* ---------------------------------------------------------------- the answer */
 
+static bool is_merged(const struct wire_rec_result *result, uint32_t i)
+{
+    return result->merged[i / 64] >> (i % 64) & 1;
+}
+
+static int take_stretch(struct session *session, struct region *region, const struct wire_rec_result *result,
+                        uint32_t i, uint32_t n)
+{
+    uint32_t page = result->page + i, frame = result->frame + i;
+
+    if (!holdings_has(&region->holdings, page, n, frame))
+        return -EPROTO;
+    if (is_merged(result, i)) {
+        session->vm->merged_ever += n;
+        return 0;
+    }
+    if (result->why == WIRE_WHY_DIFFERS)
+        doubts_add(&session->proposals, region, page, n, frame);
+    return region_drop(region, page, n, frame);
+}
+
 int proposals_result(struct session *session, const struct wire_rec_result *result)
 {
     struct region *region = session->vm->region[result->r.region];
-    uint32_t merged = 0;
 
     if (!result->count || result->count > WIRE_CHUNK_PAGES || result->page >= region->npages ||
         result->count > region->npages - result->page || !session->unanswered || !region->unanswered ||
         session->pending_pages < result->count)
         return -EPROTO;
-    for (uint32_t i = 0; i < result->count; i++) {
-        uint32_t page = result->page + i, frame = result->frame + i;
-        if (result->merged[i / 64] >> (i % 64) & 1) {
-            if (!holdings_has(&region->holdings, page, 1, frame))
-                return -EPROTO;
-            merged++;
-        } else {
-            int err = region_drop(region, page, 1, frame);
-            if (err)
-                return err == -ENOENT ? -EPROTO : err;
-        }
+    for (uint32_t i = 0, n; i < result->count; i += n) {
+        for (n = 1; i + n < result->count && is_merged(result, i + n) == is_merged(result, i);)
+            n++;
+        int err = take_stretch(session, region, result, i, n);
+        if (err)
+            return err;
     }
     session->unanswered--;
     region->unanswered--;
     session->pending_pages -= result->count;
-    session->vm->merged_ever += merged;
     region_settle_deleted(region);
     return 0;
 }

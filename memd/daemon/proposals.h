@@ -5,6 +5,12 @@
  * A proposal takes its references when it is made, before it is sent, so the frames stay. It goes to the down
  * ring, or waits in the session's queue for room there, or is dropped: references returned, counted. RESULT
  * gives back what was not merged.
+ *
+ * A hash proves nothing: a page may have the hash of a frame and other bytes. The engine says so (DIFFERS),
+ * and hashes the page again, for it was moved. So that this ends, each session has a table of doubts: a small
+ * counter per (page, frame), found by hashing the two, that goes up with every DIFFERS; pairs at
+ * PROPOSALS_DOUBTS_MAX are not proposed. All counters are halved now and then: a pair is tried rarely from
+ * then on. The table is the session's own, because what an engine says must not keep others from merging.
  */
 #ifndef MEMD_DAEMON_PROPOSALS_H
 #define MEMD_DAEMON_PROPOSALS_H
@@ -15,7 +21,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROPOSALS_QUEUE_MAX 16384u /* runs waiting in memory for one session */
+#define PROPOSALS_QUEUE_MAX    16384u /* runs waiting in memory for one session */
+#define PROPOSALS_DOUBTS_MAX   4u
+#define PROPOSALS_DOUBTS_BYTES 65536u
+#define PROPOSALS_DOUBTS_MS    300000u /* between two halvings */
 
 struct session;
 struct region;
@@ -29,6 +38,8 @@ struct proposal {
 struct proposals {
     struct proposal *at;
     uint32_t head, n, room;
+    uint8_t *doubts;    /* NULL: none */
+    uint64_t doubts_ns; /* when they were halved */
 };
 
 /* A run in the making: pages and frames that follow each other become one MERGE. */
@@ -44,10 +55,12 @@ void proposals_send(struct proposal_run *run);
 
 /* Move waiting proposals into the ring. */
 void proposals_flush(struct session *session);
-/* Give up those waiting: the session ends, or merging is switched off. */
+/* The session ends: give up those waiting. */
 void proposals_drop_all(struct session *session);
 
 /* RESULT arrived. Returns 0, or -EPROTO: a claim not in the VM's holdings. */
 int proposals_result(struct session *session, const struct wire_rec_result *result);
+
+size_t proposals_bytes(const struct proposals *proposals);
 
 #endif

@@ -58,8 +58,7 @@ static void leave_vm(struct session *session)
         if (vm->region[i])
             region_detach(vm->region[i]);
     }
-    vm->lost_ns = clock_now_ns();
-    vm->settled = false;
+    vm_restart_pass(vm, clock_now_ns());
     jobs_session_lost(vm);
     exports_abandon(session);
     proposals_drop_all(session);

@@ -79,6 +79,12 @@ struct session {
     bool trimmed;        /* idle, and its rings' memory given back */
 };
 
+/* NULL is not. */
+static inline bool session_is_live(const struct session *session)
+{
+    return session && session->state == SESSION_LIVE;
+}
+
 /* Accept what waits on the listening socket. */
 void session_accept(struct core *core);
 

@@ -6,6 +6,8 @@
  * that up means looking at all references, so it is done again only when some have changed, and at most for a
  * twentieth of the time.
  */
+#include "memd/daemon/snapshot.h"
+
 #include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/state.h"
@@ -37,13 +39,13 @@ static void add_share(void *ctx, uint32_t page, uint32_t count, uint32_t frame)
     }
 }
 
-static void count_share(struct vm *vm, uint64_t now_ns)
+double snapshot_frame_share(struct vm *vm)
 {
     struct share_sum share = {.domain = vm->domain};
+    uint64_t now_ns = clock_now_ns();
 
-    if (vm->share_change == vm->domain->change + 1 ||
-        (vm->share_change && now_ns - vm->share_ns < SHARE_REST * vm->share_cost_ns))
-        return;
+    if (vm->share_change == vm->domain->change + 1)
+        return vm->frame_share;
     for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
         if (vm->region[i])
             holdings_each(&vm->region[i]->holdings, add_share, &share);
@@ -51,6 +53,15 @@ static void count_share(struct vm *vm, uint64_t now_ns)
     vm->share_change = vm->domain->change + 1;
     vm->share_ns = clock_now_ns();
     vm->share_cost_ns = vm->share_ns - now_ns;
+    return share.sum;
+}
+
+/* The same, perhaps a little old. */
+static double recent_share(struct vm *vm)
+{
+    bool rests = vm->share_change && clock_now_ns() - vm->share_ns < SHARE_REST * vm->share_cost_ns;
+
+    return rests ? vm->frame_share : snapshot_frame_share(vm);
 }
 
 /* ---------------------------------------------------------------- counters */
@@ -61,16 +72,15 @@ static const char *state_name(const struct vm *vm)
         return "lost";
     if (vm->session->state != SESSION_LIVE)
         return "joining";
-    switch (vm->stats.state) {
-    case WIRE_VM_PAUSED:
+    if (vm->stats.state == WIRE_VM_PAUSED)
         return "paused";
-    case WIRE_VM_MAP_COUNT:
-        return "map-count";
-    case WIRE_VM_CLOSING:
+    if (vm->stats.state == WIRE_VM_CLOSING)
         return "closing";
-    default:
-        return !vm->merge_on ? "off" : vm->settled ? "settled" : "merging";
-    }
+    if (!vm->merge_on)
+        return "off";
+    if (vm_is_short_of_maps(vm))
+        return "map-count";
+    return vm->settled ? "settled" : "merging";
 }
 
 /* Held pages that are only proposed are not saved yet. */
@@ -83,7 +93,7 @@ static uint64_t merged_pages(const struct vm *vm)
 static void count_vm(struct vm *vm, struct core_counters *c)
 {
     const struct vm_stats *s = &vm->stats;
-    uint64_t frames = (uint64_t)(vm->frame_share + 0.5), merged = merged_pages(vm);
+    uint64_t frames = (uint64_t)(recent_share(vm) + 0.5), merged = merged_pages(vm);
 
     *c = (struct core_counters){
         .guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
@@ -221,7 +231,6 @@ static int take(struct core *core, void *arg)
     s->settled = !core->nawaited;
     cds_list_for_each_entry (vm, &core->vms, link) {
         vm_read_stats(vm);
-        count_share(vm, clock_now_ns());
         s->settled &= vm->settled || !vm->merge_on;
         fill_vm(vm, &s->vms[s->nvms++]);
     }

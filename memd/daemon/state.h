@@ -11,6 +11,7 @@
  *   holdings  who refers to what                 advisor   scan budgets (pure)
  *   vm        processes, regions, page maps      jobs      unmerge, settle, estimate
  *   place     where sockets and stores are       snapshot  everything, for users
+ *   tick      what is done from time to time     ask       requests of users
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -39,11 +40,13 @@ struct core {
     bool stopping;
 
     int lock_fd;  /* run directory, locked while a daemon uses it */
+    bool made_run_dir, made_state_dir; /* until the core is open: they go again if it fails */
     int store_fd; /* directory of the domains' directories */
     char store_path[512];
     char socket_path[300];
     struct loop_source listener;
-    int uffd_fd; /* /dev/userfaultfd, or -1 */
+    int uffd_fd;  /* /dev/userfaultfd, or -1 */
+    int spare_fd; /* given up to turn away connections when there are no more fds */
     unsigned nnodes;
     uint64_t incarnation, started_ns, restarts;
     uint64_t store_file_bytes;
@@ -64,13 +67,12 @@ struct core {
 
     struct core_counters departed; /* cumulative counters of VMs that have left */
     struct log_limit peer_log;     /* for what peers cause */
-    uint64_t tick_ns, slow_tick_ns, trimmed_ns, meminfo_ns;
+    struct log_limit warn_log;
+    uint64_t tick_ns, slow_tick_ns, trimmed_ns;
     char warning[CORE_REASON_BYTES];
     uint64_t warned_ns;
 };
 
-/* Make a plan for a VM: vm.advice.sent (core.c). */
-void core_advise(struct vm *vm);
 /* A shortage to show until it has not been seen for a while; logged when it is new. */
 void core_warn(struct core *core, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -114,10 +114,7 @@ struct vm *vm_find(struct core *core, const char *name_or_id)
 void vm_set_merge(struct vm *vm, bool on)
 {
     vm->merge_on = vm->engine.merge_on = on;
-    vm->unmerged = vm->unmerged && !on;
-    vm->settled = false;
-    vm->pass = (struct vm_pass){.started_ns = clock_now_ns(),
-                                .found_before = vm->merged_ever + vm->stats.zero_drops};
+    vm_restart_pass(vm, clock_now_ns());
     int err = registry_write(vm->domain->dir_fd, &vm->engine);
     if (err)
         log_warn("VM %s: cannot note that merging is %s for the next start of memd: %s", vm->engine.name,
@@ -153,6 +150,8 @@ void vm_read_stats(struct vm *vm)
     struct vm_stats *out = &vm->stats;
     uint64_t pages = vm_guest_pages(vm), ever = 1ull << 48;
 
+    if (!read_stat(&in->cpu_ns, 1)) /* it has not said anything in this session yet */
+        return;
     /* acquire, first of all: what a round that is over has left to do is read after its end */
     out->prev_started_ns = atomic_load_explicit(&in->prev_started_ns, memory_order_acquire);
     out->round_started_ns = atomic_load_explicit(&in->round_started_ns, memory_order_acquire);
@@ -180,6 +179,20 @@ void vm_read_stats(struct vm *vm)
     out->metadata_bytes = read_stat(&in->metadata_bytes, ever);
     out->cpu_ns = read_stat(&in->cpu_ns, 1ull << 62);
     out->state = read_stat(&in->state, WIRE_VM_CLOSING);
+    if (out->vmas_used < out->vmas_limit / 2)
+        vm->short_of_maps = false;
+}
+
+void vm_restart_pass(struct vm *vm, uint64_t now_ns)
+{
+    vm->settled = false;
+    vm->settled_from_ns = 0;
+    vm->pass = (struct vm_pass){.started_ns = now_ns, .found_before = vm_found_ever(vm)};
+}
+
+bool vm_is_short_of_maps(const struct vm *vm)
+{
+    return vm->stats.state == WIRE_VM_MAP_COUNT || vm->short_of_maps;
 }
 
 size_t vm_metadata_bytes(const struct vm *vm)

@@ -40,16 +40,17 @@ struct vm_stats {
         backlog_pages;
 };
 
-/* A pass over the VM: two rounds, so that everything quiet at its start has been hashed at its end. */
+/* A pass over the VM: two rounds, so that everything quiet at its start has been hashed at its end (tick.c). */
 struct vm_pass {
     uint64_t started_ns;
-    uint64_t found_before; /* pages merged or dropped as zero, ever, when it began */
+    uint64_t found_before; /* vm_found_ever() when it began */
+    bool asked;            /* for its second round */
 };
 
 struct vm_advice {
-    uint64_t at_ns, cpu_ns, hashed_pages, written_pages, found; /* counters at the last look */
-    double cost_ns, written_per_s, yield;                       /* smoothed */
-    struct wire_rec_budget sent;                                /* type 0: none yet */
+    uint64_t cpu_ns, hashed_pages; /* counters at the last look */
+    double cost_ns;                /* of a hashed page, smoothed */
+    struct wire_rec_budget sent;   /* type 0: none yet */
 };
 
 struct vm {
@@ -65,14 +66,15 @@ struct vm {
     struct region *region[WIRE_REGIONS_MAX];
     bool adopted; /* once by this daemon: what it may hold is known */
     bool merge_on;
-    bool settled;
-    bool unmerged; /* by command; until merge on */
+    bool settled;             /* the last pass found next to nothing */
+    uint64_t settled_from_ns; /* when that pass began; 0: not settled */
+    bool short_of_maps;       /* short runs were refused for want of mappings */
+    bool maps_warned;
     uint64_t unmerge_job;
     uint64_t estimate_job;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
-    uint64_t lost_ns;    /* when its session ended; 0 while it has one */
-    uint64_t merged_ever, dropped_proposals, broken_ever;
+    uint64_t merged_ever, dropped_proposals;
     struct vm_stats stats;
     struct vm_pass pass;
     struct vm_advice advice;
@@ -125,6 +127,15 @@ int region_hold(struct region *region, uint32_t page, uint32_t count, uint32_t f
 int region_drop(struct region *region, uint32_t page, uint32_t count, uint32_t frame);
 
 void vm_read_stats(struct vm *vm);
+/* Begin the pass anew; the VM counts as not settled until it ends. */
+void vm_restart_pass(struct vm *vm, uint64_t now_ns);
+/* Merging is held back by the limit on mappings. */
+bool vm_is_short_of_maps(const struct vm *vm);
+/* Pages merged or dropped as zero, ever. */
+static inline uint64_t vm_found_ever(const struct vm *vm)
+{
+    return vm->merged_ever + vm->stats.zero_drops;
+}
 uint64_t vm_guest_pages(const struct vm *vm);
 size_t vm_metadata_bytes(const struct vm *vm);
 

@@ -195,6 +195,7 @@ struct memd {
     struct region *_Atomic regions[MEMD_REGIONS_MAX];
     uint32_t parked; /* parking pages in use or dirty since the last release */
     uint32_t region_serial;
+    bool drops_left; /* some chunk has F_DROPPING entries */
     struct plan_costs costs;
     struct apply apply;
     struct session session;
@@ -342,6 +343,7 @@ bool apply_step(struct memd *m);                                   /* one chunk;
 /* ---- refs.c; work held */
 void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why);
 void refs_flush(struct memd *m, struct region *r, uint32_t chunk);
+bool refs_flush_all(struct memd *m); /* false: some are left to be told of */
 
 /* ---- scan.c; work held */
 bool scan_step(struct memd *m); /* one chunk of the current round; false: nothing to do now */

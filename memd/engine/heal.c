@@ -17,7 +17,8 @@
  * The pin probe: fork marks the anonymous pages of the parent as shared, except pages that may be pinned,
  * which it copies for the child at once (Linux mm, folio_try_dup_anon_rmap). So after a throw-away clone in
  * which only the mappings in question take part, bit 56 of /proc/self/pagemap (page exclusively mapped) is
- * still set for exactly the pages that may be pinned. The child does nothing but exit.
+ * still set for exactly the pages that may be pinned, as long as the child lives. It does nothing but wait for
+ * its end.
  *
  * All functions: engine.work held, any thread.
  */
@@ -25,8 +26,10 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -117,15 +120,28 @@ static void set_fork(const struct heal *h, int advice)
         madvise(page_hva(h->r, page), (end - page) * PAGE_BYTES, advice);
 }
 
-/* A child that only exits. Not fork(): no handlers, no signal to the parent, nothing of libc in the child. */
+/* A child that only waits for its end: while it lives, what it shares is mapped twice. Not fork(): no handlers,
+ * no signal to the parent, nothing of libc in the child. It ends with the thread that made it, too. */
 __attribute__((no_sanitize("thread", "address"), noinline)) static long spawn_probe(void)
 {
+    pid_t self = getpid();
     long pid = syscall(SYS_clone, 0, 0, 0, 0, 0);
 
-    if (pid == 0)
+    if (pid)
+        return pid;
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (syscall(SYS_getppid) == self)
         for (;;)
-            syscall(SYS_exit, 0);
-    return pid;
+            syscall(SYS_pause);
+    for (;;)
+        syscall(SYS_exit, 0);
+}
+
+static void end_probe(long pid)
+{
+    kill((pid_t)pid, SIGKILL);
+    while (waitpid((pid_t)pid, NULL, __WALL) < 0 && errno == EINTR)
+        ;
 }
 
 static bool exclusive(struct memd *m, const void *hva)
@@ -156,8 +172,7 @@ static void probe_pins(struct memd *m, struct heal *h)
         log_msg(m, MEMD_LOG_WARN,
                 "cannot tell pinned pages (clone: %d): written pages stay in store mappings", errno);
     else
-        while (waitpid((pid_t)pid, NULL, __WALL) < 0 && errno == EINTR)
-            ;
+        end_probe(pid);
 }
 
 static bool any_broken(const struct heal *h)

@@ -8,6 +8,8 @@
  */
 #include "memd/engine/engine.h"
 
+#define REFS_ROOM_BYTES 16384u /* of the ring, before what was left is tried again */
+
 static bool report_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t frame,
                         enum wire_drop why)
 {
@@ -36,7 +38,7 @@ static void drop_run(struct memd *m, struct region *r, uint32_t page, uint32_t n
         page_set(r, p, told ? (uint32_t)e : e | WIRE_PAGE_F_DROPPING);
     }
     if (!told)
-        r->chunks[chunk_of(r, page)].drops = true;
+        r->chunks[chunk_of(r, page)].drops = m->drops_left = true;
 }
 
 void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why)
@@ -60,16 +62,35 @@ void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
 
 void refs_flush(struct memd *m, struct region *r, uint32_t chunk)
 {
-    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk);
+    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk), n;
 
     if (!r->chunks[chunk].drops || !session_can_report(m))
         return;
     r->chunks[chunk].drops = false;
-    for (uint32_t p = first; p < end; p++) {
-        uint64_t e = page_get(r, p);
-        if (!(e & WIRE_PAGE_F_DROPPING))
-            continue;
-        page_set(r, p, e & ~(uint64_t)WIRE_PAGE_F_DROPPING);
-        drop_run(m, r, p, 1, WIRE_DROP_WRITTEN);
+    for (uint32_t p = first; p < end; p += n) {
+        uint32_t frame = entry_frame(page_get(r, p));
+        for (n = 0; p + n < end; n++) {
+            uint64_t e = page_get(r, p + n);
+            if (!(e & WIRE_PAGE_F_DROPPING) || entry_frame(e) != frame + n)
+                break;
+            page_set(r, p + n, e & ~(uint64_t)WIRE_PAGE_F_DROPPING);
+        }
+        if (n)
+            drop_run(m, r, p, n, WIRE_DROP_WRITTEN);
+        else
+            n = 1;
     }
+}
+
+bool refs_flush_all(struct memd *m)
+{
+    if (!m->drops_left || !session_can_report(m) || ring_room(&m->session.up) < REFS_ROOM_BYTES)
+        return !m->drops_left;
+    m->drops_left = false;
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        for (uint32_t c = 0; r && c < r->nchunks && !m->drops_left; c++)
+            refs_flush(m, r, c); /* sets it again when the ring is full */
+    }
+    return !m->drops_left;
 }

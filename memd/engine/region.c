@@ -193,7 +193,11 @@ static void add_mapping(struct memd *m, struct region *r, const struct mapping *
 
     if (start >= end)
         return;
-    if (why < 0 && r->nsegments == SEGMENTS_MAX)
+    /* neighbouring mappings of one kind are one segment, whether the kernel has joined them or not */
+    struct segment *last = r->nsegments ? &r->segments[r->nsegments - 1] : NULL;
+    bool joins = last && page_hva(r, last->first + last->npages) == (char *)start &&
+                 last->vma_flags == vma_flags_of(v);
+    if (why < 0 && !joins && r->nsegments == SEGMENTS_MAX)
         why = MEMD_INELIGIBLE_OTHER;
     if (why < 0) {
         int err = uffd_register(m->uffd_a, (void *)start, end - start, UFFDIO_REGISTER_MODE_WP);
@@ -206,6 +210,10 @@ static void add_mapping(struct memd *m, struct region *r, const struct mapping *
     }
     if (!has_flag(v, "dc"))
         madvise((void *)start, end - start, MADV_DONTFORK);
+    if (joins) {
+        last->npages += (uint32_t)((end - start) >> PAGE_SHIFT);
+        return;
+    }
     r->segments[r->nsegments++] = (struct segment){.first = (uint32_t)((start - base) >> PAGE_SHIFT),
                                                    .npages = (uint32_t)((end - start) >> PAGE_SHIFT),
                                                    .vma_flags = vma_flags_of(v)};

@@ -530,17 +530,21 @@ static void do_record(struct memd *m, const void *buf, int bytes)
 /* FENCE and UNMERGE wait until every proposal before them has been answered. False: not yet. */
 static bool pass_barrier(struct memd *m)
 {
-    struct wire_rec_token token = m->session.barrier;
+    struct wire_rec_token *token = &m->session.barrier;
 
-    if (!token.r.type)
+    if (!token->r.type)
         return true;
     if (m->apply.n)
         return false;
-    m->session.barrier.r.type = 0;
-    if (token.r.type == WIRE_REC_FENCE)
-        answer_token(m, WIRE_REC_FENCED, token.id, 0);
-    else
-        answer_token(m, WIRE_REC_DONE, token.id, unmerge_all(m));
+    if (token->r.type == WIRE_REC_UNMERGE) {
+        token->error = unmerge_all(m);
+        token->r.type = WIRE_REC_DONE;
+    }
+    /* the references given back may have filled the ring: the answer waits for room */
+    if (!refs_flush_all(m) || ring_room(&m->session.up) < 2 * sizeof *token)
+        return false;
+    answer_token(m, token->r.type == WIRE_REC_FENCE ? WIRE_REC_FENCED : WIRE_REC_DONE, token->id, token->error);
+    token->r.type = 0;
     return m->session.state == SESSION_LIVE;
 }
 

@@ -55,6 +55,7 @@ static bool turn(struct memd *m)
     session_turn(m, now);
     bool more = session_drain(m, DRAIN_RECORDS) > 0;
     retry_refused(m, now);
+    refs_flush_all(m);
     more |= apply_step(m);
     more |= scan_step(m);
     hold_release(m, !more);

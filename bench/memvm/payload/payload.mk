@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # Builds memvm's guest payload: $(PAYLOAD_BIN), which bench/memvm/payload_guest.c takes in with .incbin.
-# Wants: B (build directory), CC, OBJCOPY. The object of payload_guest.c needs $(PAYLOAD_CPPFLAGS) and depends
-# on $(PAYLOAD_BIN). Sanitizers must not touch the payload: it has no C library under it.
+# Wants: B (build directory), CC, OBJCOPY, Q and say (mk/config.mk). The object of payload_guest.c needs
+# $(PAYLOAD_CPPFLAGS) and depends on $(PAYLOAD_BIN). Sanitizers must not touch the payload: it has no C library
+# under it.
 
 OBJCOPY ?= objcopy
 PAYLOAD_BIN := $(B)/memvm-payload.bin
@@ -12,9 +13,10 @@ PAYLOAD_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wer
 	-fcf-protection=none -fno-delete-null-pointer-checks -mno-red-zone -mgeneral-regs-only
 
 $(B)/memvm-payload.elf: bench/memvm/payload/payload.c bench/memvm/payload/payload.ld $(wildcard bench/memvm/payload/*.h)
+	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(CC) $(PAYLOAD_CFLAGS) -nostdlib -static -Wl,--build-id=none \
+	$(Q)$(CC) $(PAYLOAD_CFLAGS) -nostdlib -static -Wl,--build-id=none \
 		-Wl,-T,bench/memvm/payload/payload.ld -o $@ $<
 
 $(PAYLOAD_BIN): $(B)/memvm-payload.elf
-	$(OBJCOPY) -O binary -j .payload $< $@
+	$(Q)$(OBJCOPY) -O binary -j .payload $< $@

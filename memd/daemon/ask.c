@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * ask: what other threads ask of the core (core.h), but snapshots. Each function packs its arguments into a
+ * struct that calls_ask() copies, a do_ function carries it out in the loop.
+ */
+#include "memd/daemon/core.h"
+#include "memd/daemon/place.h"
+#include "memd/daemon/state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct merge_call {
+    char vm[CORE_NAME_BYTES];
+    bool all, on;
+};
+
+static int do_merge(struct core *core, void *arg)
+{
+    struct merge_call *call = arg;
+    struct vm *vm = call->all ? NULL : vm_find(core, call->vm);
+
+    if (!call->all && !vm)
+        return -ENOENT;
+    if (vm) {
+        vm_set_merge(vm, call->on);
+        return 0;
+    }
+    core->merge_on = call->on;
+    place_keep_merge(core);
+    cds_list_for_each_entry (vm, &core->vms, link)
+        vm_set_merge(vm, call->on);
+    return 0;
+}
+
+int core_merge_set(struct core *core, const char *vm, bool on)
+{
+    struct merge_call call = {.all = !vm, .on = on};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
+    return calls_ask(&core->calls, do_merge, &call, sizeof call, NULL);
+}
+
+struct job_call {
+    char vm[CORE_NAME_BYTES];
+    bool all;
+    uint64_t id;
+};
+
+static int do_unmerge(struct core *core, void *arg)
+{
+    struct job_call *call = arg;
+    return jobs_start_unmerge(core, call->all ? NULL : call->vm, &call->id);
+}
+
+static int do_settle(struct core *core, void *arg)
+{
+    return jobs_start_settle(core, &((struct job_call *)arg)->id);
+}
+
+static int ask_job(struct core *core, int (*fn)(struct core *core, void *arg), const char *vm, uint64_t *ret_job)
+{
+    struct job_call call = {.all = !vm};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
+    int err = calls_ask(&core->calls, fn, &call, sizeof call, NULL);
+    if (!err)
+        *ret_job = call.id;
+    return err;
+}
+
+int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job)
+{
+    return ask_job(core, do_unmerge, vm, ret_job);
+}
+
+int core_settle_start(struct core *core, uint64_t *ret_job)
+{
+    return ask_job(core, do_settle, NULL, ret_job);
+}
+
+/* The names are copied: the caller may have given up waiting when the loop gets to it. */
+struct estimate_call {
+    size_t nvms;
+    char (*names)[CORE_NAME_BYTES];
+    uint64_t id;
+};
+
+static int do_estimate(struct core *core, void *arg)
+{
+    struct estimate_call *call = arg;
+    const char *vms[CORE_VMS_MAX];
+
+    for (size_t i = 0; i < call->nvms; i++)
+        vms[i] = call->names[i];
+    int err = jobs_start_estimate(core, call->nvms, vms, &call->id);
+    free(call->names);
+    call->names = NULL;
+    return err;
+}
+
+int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, uint64_t *ret_job)
+{
+    struct estimate_call call = {.nvms = nvms};
+
+    if (nvms > CORE_VMS_MAX)
+        return -E2BIG;
+    call.names = calloc(nvms + 1, sizeof *call.names);
+    if (!call.names)
+        return -ENOMEM;
+    for (size_t i = 0; i < nvms; i++)
+        snprintf(call.names[i], sizeof call.names[i], "%s", vms[i]);
+    int err = calls_ask(&core->calls, do_estimate, &call, sizeof call, NULL);
+    if (err != -ETIMEDOUT)
+        free(call.names); /* NULL if the loop got to it */
+    if (!err)
+        *ret_job = call.id;
+    return err;
+}
+
+struct poll_call {
+    uint64_t id;
+    struct core_job job;
+};
+
+static int do_poll(struct core *core, void *arg)
+{
+    struct poll_call *call = arg;
+    return jobs_poll(core, call->id, &call->job);
+}
+
+int core_job_poll(struct core *core, uint64_t job, struct core_job *ret_job)
+{
+    struct poll_call call = {.id = job};
+    int err = calls_ask(&core->calls, do_poll, &call, sizeof call, NULL);
+
+    if (!err)
+        *ret_job = call.job;
+    return err;
+}
+
+static int do_cancel(struct core *core, void *arg)
+{
+    return jobs_cancel(core, *(uint64_t *)arg);
+}
+
+int core_job_cancel(struct core *core, uint64_t job)
+{
+    return calls_ask(&core->calls, do_cancel, &job, sizeof job, NULL);
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * tick: what the core does from time to time, whether or not anything happens: reads what engines say about
+ * themselves, gives each its budget, finds out which VMs are settled, sends fences, trims tables, warns.
+ *
+ * A pass over a VM is two rounds of its engine that began after the pass did: what was quiet at its start has
+ * been hashed at its end. A VM is settled when its last pass found next to nothing. Rounds of a VM at rest are
+ * far apart; while somebody waits for the outcome of a pass (VMs that are not settled, jobs), they are asked
+ * for.
+ */
+#include "memd/daemon/tick.h"
+
+#include "memd/common/clock.h"
+#include "memd/daemon/advisor.h"
+#include "memd/daemon/channel.h"
+#include "memd/daemon/matcher.h"
+#include "memd/daemon/state.h"
+
+#include <errno.h>
+
+#define WARNING_SHOWN_NS (60 * CLOCK_S)
+#define SLOW_TICK_NS     CLOCK_S
+#define TRIM_NS          (2 * CLOCK_S)
+#define IDLE_NS          CLOCK_S /* a session's rings are trimmed after */
+#define SETTLED_SHARE    200u    /* one part in so many of guest pages may be newly found */
+#define SWEEP_ENTRIES    1024u   /* candidates looked at in a tick */
+
+/* ---------------------------------------------------------------- advice */
+
+/* Whether somebody waits for the outcome of a pass. */
+static bool is_awaited(const struct vm *vm)
+{
+    return !vm->settled || vm->core->jobs.settling;
+}
+
+static bool is_digesting(const struct vm *vm)
+{
+    return session_is_live(vm->session) && ((vm->merge_on && is_awaited(vm)) || vm->estimate_job);
+}
+
+void core_advise(struct vm *vm)
+{
+    struct core *core = vm->core;
+    struct advisor_host host = {.cpu_cap = core->config.cpu_cap,
+                                .quiet_ms = core->config.quiet_ms,
+                                .round_ms_max = core->config.round_ms_max,
+                                .heal_pages_per_s = core->config.heal_pages_per_s,
+                                .vmas_percent = core->config.vmas_percent,
+                                .max_map_count = core->max_map_count,
+                                .vms = core->nvms};
+    struct vm *other;
+
+    cds_list_for_each_entry (other, &core->vms, link)
+        host.digesting += is_digesting(other);
+    struct advisor_vm in = {.merge_on = vm->merge_on,
+                            .estimating = vm->estimate_job && !vm->merge_on,
+                            .digesting = is_digesting(vm),
+                            .cost_ns = vm->advice.cost_ns};
+    struct advisor_plan plan = advisor_plan(&host, &in);
+    vm->advice.sent = (struct wire_rec_budget){
+        .r = {.type = WIRE_REC_BUDGET, .bytes = sizeof(struct wire_rec_budget)},
+        .flags = (vm->merge_on ? WIRE_BUDGET_MERGE : 0) | (in.estimating ? WIRE_BUDGET_ESTIMATE : 0),
+        .scan_pages_per_s = plan.scan_pages_per_s,
+        .quiet_ms = plan.quiet_ms,
+        .round_ms_max = plan.round_ms_max,
+        .vmas_max = plan.vmas_max,
+        .heal_pages_per_s = plan.heal_pages_per_s};
+}
+
+/* A budget is sent again when it has changed by more than a fifth. */
+static bool has_changed(const struct wire_rec_budget *a, const struct wire_rec_budget *b)
+{
+    double was = a->scan_pages_per_s, is = b->scan_pages_per_s;
+
+    return a->flags != b->flags || a->quiet_ms != b->quiet_ms || a->vmas_max != b->vmas_max ||
+           is > was * 1.2 || is < was * 0.8;
+}
+
+static void tend_advice(struct vm *vm)
+{
+    struct vm_advice *a = &vm->advice;
+    struct wire_rec_budget before = a->sent;
+    uint64_t hashed = vm->stats.hashed_pages, cpu_ns = vm->stats.cpu_ns;
+
+    if (hashed >= a->hashed_pages && cpu_ns >= a->cpu_ns)
+        a->cost_ns = advisor_cost(a->cost_ns, cpu_ns - a->cpu_ns, hashed - a->hashed_pages);
+    a->hashed_pages = hashed;
+    a->cpu_ns = cpu_ns;
+    core_advise(vm);
+    if (has_changed(&before, &a->sent)) {
+        vm->session->budget_due = true;
+        channel_wake(vm->session);
+    }
+    a->sent = before.r.type && !vm->session->budget_due ? before : a->sent;
+}
+
+/* ---------------------------------------------------------------- settled */
+
+static void ask_round(struct vm *vm)
+{
+    vm->session->round_due = true;
+    channel_wake(vm->session);
+}
+
+/* Everything that was quiet at its start has been hashed, and nothing of it is under way. */
+static bool is_over(const struct vm *vm)
+{
+    const struct session *session = vm->session;
+
+    return vm->stats.prev_started_ns >= vm->pass.started_ns && !vm->stats.backlog_pages &&
+           !session->unanswered && !session->proposals.n && !session->exports.n && !session->exports.busy &&
+           domain_is_ready(vm->domain);
+}
+
+static void end_pass(struct vm *vm, uint64_t now_ns)
+{
+    uint64_t started_ns = vm->pass.started_ns, found = vm_found_ever(vm) - vm->pass.found_before;
+    bool settled = found * SETTLED_SHARE < vm_guest_pages(vm);
+
+    if (settled != vm->settled)
+        log_debug("VM %s: %s, %llu pages found in the last pass", vm->engine.name,
+                  settled ? "settled" : "not settled", (unsigned long long)found);
+    vm_restart_pass(vm, now_ns);
+    vm->settled = settled;
+    vm->settled_from_ns = settled ? started_ns : 0;
+    if (is_awaited(vm))
+        ask_round(vm);
+}
+
+static void tend_pass(struct vm *vm, uint64_t now_ns)
+{
+    if (!vm->merge_on)
+        return;
+    if (is_over(vm)) {
+        end_pass(vm, now_ns);
+    } else if (!vm->pass.asked && is_awaited(vm) && vm->stats.round_started_ns >= vm->pass.started_ns) {
+        vm->pass.asked = true; /* one round is through: the second */
+        ask_round(vm);
+    }
+}
+
+/* ---------------------------------------------------------------- ticks */
+
+static void tick_vms(struct core *core, uint64_t now_ns)
+{
+    struct vm *vm;
+
+    cds_list_for_each_entry (vm, &core->vms, link) {
+        if (!session_is_live(vm->session))
+            continue;
+        vm_read_stats(vm);
+        bool is_short = vm_is_short_of_maps(vm);
+        if (is_short && !vm->maps_warned)
+            core_warn(core, "VM %s has no mappings left for short runs of pages: raise vm.max_map_count or "
+                            "vmas-percent",
+                      vm->engine.name);
+        vm->maps_warned = is_short;
+        tend_pass(vm, now_ns);
+        tend_advice(vm);
+        if (now_ns - vm->session->last_ns > IDLE_NS)
+            channel_trim(vm->session);
+    }
+}
+
+static void slow_tick(struct core *core, uint64_t now_ns)
+{
+    core->slow_tick_ns = now_ns;
+    core->max_map_count = proc_max_map_count(core->config.proc_root, core->max_map_count);
+    if (core->warning[0] && now_ns - core->warned_ns > WARNING_SHOWN_NS)
+        core->warning[0] = '\0';
+}
+
+static void trim(struct core *core, uint64_t now_ns)
+{
+    struct domain *domain;
+
+    core->trimmed_ns = now_ns;
+    cds_list_for_each_entry (domain, &core->domains, link)
+        for (unsigned i = 0; i < domain->nindexes; i++) {
+            candidates_sweep(&domain->indexes[i].candidates, SWEEP_ENTRIES, matcher_check, domain);
+            candidates_trim(&domain->indexes[i].candidates);
+            index_trim(&domain->indexes[i]);
+        }
+}
+
+void core_tick(struct core *core, uint64_t now_ns)
+{
+    struct session *session, *next;
+    struct domain *domain;
+
+    core->tick_ns = now_ns;
+    cds_list_for_each_entry_safe (session, next, &core->sessions, link) {
+        session_tend(session, now_ns);
+        if (!session->ended && session->state == SESSION_LIVE)
+            channel_wake(session);
+    }
+    tick_vms(core, now_ns);
+    cds_list_for_each_entry (domain, &core->domains, link)
+        domain_tend_fence(domain, now_ns);
+    jobs_tick(core);
+    if (now_ns - core->slow_tick_ns >= SLOW_TICK_NS)
+        slow_tick(core, now_ns);
+    if (now_ns - core->trimmed_ns >= TRIM_NS)
+        trim(core, now_ns);
+}
