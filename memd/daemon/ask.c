@@ -59,7 +59,8 @@ static int do_settle(struct core *core, void *arg)
     return jobs_start_settle(core, &((struct job_call *)arg)->id);
 }
 
-static int ask_job(struct core *core, int (*fn)(struct core *core, void *arg), const char *vm, uint64_t *ret_job)
+static int ask_job(struct core *core, int (*fn)(struct core *core, void *arg), const char *vm,
+                   uint64_t *ret_job)
 {
     struct job_call call = {.all = !vm};
 

@@ -5,6 +5,7 @@
 #include "memd/common/clock.h"
 #include "memd/daemon/matcher.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/tick.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +81,7 @@ static void on_kick(struct loop_source *source, uint32_t events)
 int channel_start(struct session *session)
 {
     session->up.ready = on_kick;
+    session->last_ns = clock_now_ns();
     int err = loop_add(&session->core->loop, &session->up, EPOLLIN);
     if (err)
         session->up.ready = NULL;
@@ -168,15 +170,19 @@ void channel_send_due(struct session *session)
 
 /* ---------------------------------------------------------------- in */
 
-/* What a record is about. A region may have been announced on the socket after the record's sender wrote it:
- * the socket is read before the record is called a lie. */
-static struct region *find_region(struct session *session, uint32_t id)
+/* What a record is about. The socket and the ring are two channels: a region may have been announced on the
+ * socket, or withdrawn, since the record was written. So the socket is read before a record is called a lie,
+ * and what is said of a region that was withdrawn is nobody's concern: NULL. */
+static int find_region(struct session *session, uint32_t id, struct region **ret_region)
 {
     if (id >= WIRE_REGIONS_MAX)
-        return NULL;
+        return -EPROTO;
     if (!session->vm->region[id])
         session_read(session);
-    return session->ended ? NULL : session->vm->region[id];
+    if (session->ended)
+        return -ESHUTDOWN;
+    *ret_region = session->vm->region[id];
+    return *ret_region || session->ids_seen >> id & 1 ? 0 : -EPROTO;
 }
 
 static bool in_region(const struct region *region, uint32_t page, uint32_t count, uint32_t count_max)
@@ -202,7 +208,8 @@ static int take_hashes(struct region *region, const void *buf, size_t bytes)
     return 0;
 }
 
-/* Ranges of holdings end at chunk boundaries of the region; those of the engine at boundaries of addresses. */
+/* Ranges of holdings end at chunk boundaries of the region; those of the engine at boundaries of addresses.
+ */
 static int drop_pieces(struct region *region, uint32_t page, uint32_t count, uint32_t frame)
 {
     while (count) {
@@ -213,6 +220,17 @@ static int drop_pieces(struct region *region, uint32_t page, uint32_t count, uin
         page += n, frame += n, count -= n;
     }
     return 0;
+}
+
+static int take_result(struct session *session, const void *buf, size_t bytes)
+{
+    const struct wire_rec_result *rec = buf;
+
+    if (bytes != sizeof *rec)
+        return -EPROTO;
+    if (rec->why == WIRE_WHY_MAP_COUNT)
+        session->vm->short_of_maps = true;
+    return proposals_result(session, rec);
 }
 
 static int take_dropped(struct region *region, const void *buf, size_t bytes)
@@ -254,15 +272,16 @@ static int take_record(struct session *session, const void *buf, size_t bytes)
         return take_token(session, buf, bytes);
     if (rec->type == WIRE_REC_EXPORTED) /* of a region that may be gone by now */
         return bytes == sizeof(struct wire_rec_export) ? exports_done(session, buf) : -EPROTO;
-    struct region *region = find_region(session, rec->region);
-    if (!region)
-        return -EPROTO;
+    struct region *region;
+    int err = find_region(session, rec->region, &region);
+    if (err || !region)
+        return err;
     switch (rec->type) {
     case WIRE_REC_HASHES:
     case WIRE_REC_SURVEY:
         return take_hashes(region, buf, bytes);
     case WIRE_REC_RESULT:
-        return bytes == sizeof(struct wire_rec_result) ? proposals_result(session, buf) : -EPROTO;
+        return take_result(session, buf, bytes);
     case WIRE_REC_DROPPED:
         return take_dropped(region, buf, bytes);
     default:
@@ -283,17 +302,23 @@ static bool take_records(struct session *session, unsigned most)
         session->trimmed = false;
         int err = n < 0 ? n : take_record(session, buf, (size_t)n);
         if (err && !session->ended)
-            session_end(session, -err, err == -EPROTO ? "record of type %u makes no sense here"
-                                                      : "record of type %u could not be dealt with",
+            session_end(session, -err,
+                        err == -EPROTO ? "record of type %u makes no sense here"
+                                       : "record of type %u could not be dealt with",
                         n < 0 ? 0 : ((struct wire_rec *)buf)->type);
     }
     return !session->ended;
 }
 
+/* Not for ever: what a peer adds meanwhile is not waited for. Nor again from a message that is read on the
+ * way: a peer could have us go ever deeper. */
 void channel_drain(struct session *session)
 {
-    while (take_records(session, RECORDS_A_TURN))
-        ;
+    if (session->draining)
+        return;
+    session->draining = true;
+    take_records(session, WIRE_RING_BYTES / sizeof(struct wire_rec));
+    session->draining = false;
 }
 
 /* Too many proposals wait for room: hashes would only make more of them. */

@@ -2,10 +2,10 @@
 /*
  * channel: a session's two rings: records in, checked and handed on; records out, and the kick.
  *
- * A turn takes a bounded number of records from a session, then the next session has its turn. The daemon never
- * waits for room in a down ring and never for long leaves an up ring unread: an engine whose rings are both
- * full must find one of them moving. Proposals that find no room wait in memory (proposals.h); while too many
- * wait, hashes are left unread, at most SESSION_STUCK_MS at a time.
+ * A turn takes a bounded number of records from a session, then the next session has its turn. The daemon
+ * never waits for room in a down ring and never for long leaves an up ring unread: an engine whose rings are
+ * both full must find one of them moving. Proposals that find no room wait in memory (proposals.h); while too
+ * many wait, hashes are left unread, at most SESSION_STUCK_MS at a time.
  */
 #ifndef MEMD_DAEMON_CHANNEL_H
 #define MEMD_DAEMON_CHANNEL_H

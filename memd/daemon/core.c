@@ -4,7 +4,8 @@
  *
  * A turn of the loop: events (sockets, kicks, deaths of processes), calls of other threads, a turn for each
  * session with work left, publishing what was written to rings, freeing sessions that ended. Every
- * CORE_TICK_MS, and every CORE_FAST_TICK_MS while a session waits for ring room, sessions are looked at anyhow.
+ * CORE_TICK_MS, and every CORE_FAST_TICK_MS while a session waits for ring room, sessions are looked at
+ * anyhow.
  */
 #include "memd/daemon/core.h"
 
@@ -23,10 +24,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define UFFD_DEVICE        "/dev/userfaultfd"
-#define REHASH_FRAMES      1024u   /* in a turn */
+#define SESSION_FAST_NS    (2 * CLOCK_S)
+#define REHASH_FRAMES      1024u /* in a turn */
 #define MAP_COUNT_FALLBACK 65530u
 
 void core_config_default(struct core_config *ret_config)
@@ -93,16 +96,19 @@ static bool rehash(struct core *core)
     return more;
 }
 
+/* An engine that has not been heard of lately (stopped, paused) is looked at with the ordinary ticks. */
 static bool anyone_waits(struct core *core)
 {
+    uint64_t now_ns = clock_now_ns();
     struct session *session;
+    bool waits = false;
 
     cds_list_for_each_entry (session, &core->sessions, link)
         if (session->state == SESSION_LIVE && channel_is_waiting(session)) {
             channel_wake(session);
-            return true;
+            waits |= now_ns - session->last_ns < SESSION_FAST_NS;
         }
-    return false;
+    return waits;
 }
 
 int core_run(struct core *core)
@@ -155,21 +161,23 @@ static void on_connect(struct loop_source *source, uint32_t events)
 
 /* ---------------------------------------------------------------- opening and closing */
 
+/* Nodes by number: there may be gaps. */
 static unsigned count_nodes(const char *sys_root)
 {
     char path[300];
-    unsigned n = 0;
+    unsigned n = 1;
 
     snprintf(path, sizeof path, "%s/devices/system/node", sys_root);
     DIR *dir = opendir(path);
     for (struct dirent *file; dir && (file = readdir(dir));) {
         unsigned node;
         char rest;
-        n += sscanf(file->d_name, "node%u%c", &node, &rest) == 1;
+        if (sscanf(file->d_name, "node%u%c", &node, &rest) == 1 && node >= n)
+            n = node < WIRE_NODES_MAX ? node + 1 : WIRE_NODES_MAX;
     }
     if (dir)
         closedir(dir);
-    return n < 1 ? 1 : n > WIRE_NODES_MAX ? WIRE_NODES_MAX : n;
+    return n;
 }
 
 /* A store file is sparse: it is made as large as all memory of the host. */
@@ -182,11 +190,24 @@ static uint64_t store_bytes(uint64_t memory_bytes)
     return bytes;
 }
 
+/* A VM takes some six descriptors; the usual limit of 1,024 is meant for select(). */
+static void raise_fd_limit(void)
+{
+    struct rlimit limit;
+    rlim_t want = 8ull * CORE_VMS_MAX;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = want < limit.rlim_max ? want : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static void init(struct core *core, const struct core_config *config)
 {
     core->config = *config;
     core->merge_on = config->merge;
     core->lock_fd = core->store_fd = core->uffd_fd = core->listener.fd = core->stop.fd = -1;
+    core->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     core->started_ns = clock_now_ns();
     CDS_INIT_LIST_HEAD(&core->domains);
     CDS_INIT_LIST_HEAD(&core->vms);
@@ -223,6 +244,8 @@ static int start(struct core *core)
         err = loop_add(&core->loop, &core->listener, EPOLLIN);
     if (!err)
         err = domain_reopen_all(core);
+    if (!err)
+        place_recall_merge(core);
     return err;
 }
 
@@ -240,6 +263,8 @@ static void release(struct core *core)
         close(core->stop.fd);
     if (core->uffd_fd >= 0)
         close(core->uffd_fd);
+    if (core->spare_fd >= 0)
+        close(core->spare_fd);
     calls_close(&core->calls, &core->loop);
     loop_close(&core->loop);
     free(core);
@@ -251,6 +276,7 @@ int core_open(const struct core_config *config, struct core **ret_core, char *re
     int err = core ? 0 : -ENOMEM;
 
     if (core) {
+        raise_fd_limit();
         init(core, config);
         err = loop_open(&core->loop);
         if (!err) {
@@ -276,6 +302,7 @@ int core_open(const struct core_config *config, struct core **ret_core, char *re
         release(core);
         return err;
     }
+    core->made_run_dir = core->made_state_dir = false;
     *ret_core = core;
     return 0;
 }

@@ -3,11 +3,11 @@
  * core: the daemon's brain - sessions, domains, matching, advice - as its users (main, control API, metrics)
  * see it.
  *
- * Threads: core_run() is one loop on one thread and owns everything. core_open() and core_close() are called by
- * that thread too, outside the loop. core_stop() is async-signal-safe. Every other function may be called from
- * any thread while the core is open: it hands a request to the loop and waits for its answer, at most
- * CORE_CALL_TIMEOUT_MS. They return 0 or -errno, besides what they name: -ETIMEDOUT (the loop did not answer),
- * -EBUSY (too many requests), -ESHUTDOWN (the loop has ended), -ENOMEM.
+ * Threads: core_run() is one loop on one thread and owns everything. core_open() and core_close() are called
+ * by that thread too, outside the loop. core_stop() is async-signal-safe. Every other function may be called
+ * from any thread while the core is open: it hands a request to the loop and waits for its answer, at most
+ * CORE_CALL_TIMEOUT_MS. They return 0 or -errno, besides what they name: -ETIMEDOUT (the loop did not
+ * answer), -EBUSY (too many requests), -ESHUTDOWN (the loop has ended), -ENOMEM.
  */
 #ifndef MEMD_DAEMON_CORE_H
 #define MEMD_DAEMON_CORE_H
@@ -54,8 +54,8 @@ void core_config_default(struct core_config *ret_config);
 
 struct core;
 
-/* Take the run directory, open the socket, find the stores of an earlier daemon. Returns 0, or -errno with one
- * line in ret_error that names cause and cure, and nothing left behind. */
+/* Take the run directory, open the socket, find the stores of an earlier daemon. Returns 0, or -errno with
+ * one line in ret_error that names cause and cure, and nothing left behind. */
 int core_open(const struct core_config *config, struct core **ret_core, char *ret_error, size_t error_bytes);
 /* Serve until core_stop(). Returns 0 or -errno. */
 int core_run(struct core *core);
@@ -70,7 +70,8 @@ struct core_counters {
     uint64_t guest_bytes;
     uint64_t zero_pages, pages_shared, pages_sharing, pages_unshared, pages_volatile, pages_skipped;
     uint64_t ineligible_bytes[WIRE_INELIGIBLE_COUNT];
-    uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected, huge_broken; /* cumulative */
+    uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected,
+        huge_broken;         /* cumulative */
     uint64_t saved_bytes;    /* guest pages no longer held privately */
     uint64_t metadata_bytes; /* page maps, engine and daemon memory */
     int64_t net_saved_bytes; /* saved, less frames and metadata */
@@ -136,8 +137,8 @@ struct core_job {
     uint64_t guest_bytes, zero_bytes, duplicate_bytes, frame_bytes;
 };
 
-/* Bring everything back into private memory and leave it so until merging is switched on. Fails with ENOMEM if
- * it does not fit into available memory, before anything is done. */
+/* Bring everything back into private memory and leave it so until merging is switched on. Fails with ENOMEM
+ * if it does not fit into available memory, before anything is done. */
 int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job);
 /* Done when a whole pass begun after now has found less than 0.5% of guest bytes newly mergeable. */
 int core_settle_start(struct core *core, uint64_t *ret_job);

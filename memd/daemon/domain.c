@@ -130,6 +130,7 @@ void domain_close(struct domain *domain)
         domain->core->nawaited--;
         free(awaited);
     }
+    domain->core->nkept += !deserted;
     if (deserted)
         remove_files(domain->core, domain->dir, domain->dir_fd);
     release(domain);
@@ -238,8 +239,8 @@ static int await_engine(void *ctx, const struct registry_entry *entry)
         close(pidfd);
         return -ENOMEM;
     }
-    *awaited = (struct awaited){
-        .domain = domain, .entry = *entry, .pidfd = {.fd = pidfd, .ready = on_awaited_dead}};
+    *awaited =
+        (struct awaited){.domain = domain, .entry = *entry, .pidfd = {.fd = pidfd, .ready = on_awaited_dead}};
     int err = loop_add(&core->loop, &awaited->pidfd, EPOLLIN);
     if (err) {
         close(pidfd);

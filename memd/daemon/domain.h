@@ -6,13 +6,13 @@
  * process never inherits it, not even under the same name. Wider domains are those of the configuration.
  * Nothing is ever looked up across domains.
  *
- * A frame's reference count is the number of pages of the domain's VMs that hold it by the daemon's own account
- * (holdings.h). At zero it is retired: out of the index, into limbo, and after a fence (below) free.
+ * A frame's reference count is the number of pages of the domain's VMs that hold it by the daemon's own
+ * account (holdings.h). At zero it is retired: out of the index, into limbo, and after a fence (below) free.
  *
  * Fence: frames retired together wait until every engine of the domain has answered a WIRE_REC_FENCE sent
  * after they were retired. An engine that is stopped delays them for ever; one whose process is dead does not
- * count. While an engine of an earlier daemon has not come back (`awaited`), nothing is retired at all, because
- * nobody knows what it holds; when the last is back or dead, all frames without references are.
+ * count. While an engine of an earlier daemon has not come back (`awaited`), nothing is retired at all,
+ * because nobody knows what it holds; when the last is back or dead, all frames without references are.
  */
 #ifndef MEMD_DAEMON_DOMAIN_H
 #define MEMD_DAEMON_DOMAIN_H

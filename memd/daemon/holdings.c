@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see holdings.h. Vectors are short (a chunk of real guests has some 15 runs), so they are
- * searched from the front. */
+/* Theory of operation: see holdings.h. Vectors are short (a chunk of real guests has some 15 runs), so they
+ * are searched from the front. */
 #include "memd/daemon/holdings.h"
 
 #include "memd/wire.h"
@@ -186,9 +186,8 @@ static void cut(struct holdings_chunk *chunk, unsigned at, unsigned page, unsign
         delete_run(chunk, at);
         return;
     }
-    struct run rest = {.frame = run->frame + before + count,
-                       .first = (uint16_t)(page + count),
-                       .count = (uint16_t)after};
+    struct run rest = {
+        .frame = run->frame + before + count, .first = (uint16_t)(page + count), .count = (uint16_t)after};
     run->count = (uint16_t)before;
     if (!before)
         delete_run(chunk, at);
@@ -208,8 +207,7 @@ int holdings_remove(struct holdings *holdings, uint32_t page, uint32_t count, ui
         !has_all(holdings->chunk[number], first, count, frame))
         return -ENOENT;
     /* cutting the middle out of a run makes two of it; a range of several runs only shortens its ends */
-    const struct run *run =
-        &holdings->chunk[number]->run[find_pair(holdings->chunk[number], first, frame)];
+    const struct run *run = &holdings->chunk[number]->run[find_pair(holdings->chunk[number], first, frame)];
     if (run->first < first && run->first + (unsigned)run->count > first + count && grow(holdings, number, 1))
         return -ENOMEM;
 

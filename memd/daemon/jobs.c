@@ -140,9 +140,10 @@ static void unmerge_left(struct vm *vm, int error, const char *reason)
 
 void jobs_unmerged(struct vm *vm, int error)
 {
-    const char *why = error == ENOMEM  ? "its pages do not fit into memory"
-                      : error == EBUSY ? "pages that devices hold pinned stay merged; try again when they let go"
-                                       : strerror(error);
+    const char *why = error == ENOMEM ? "its pages do not fit into memory"
+                      : error == EBUSY
+                          ? "pages that devices hold pinned stay merged; try again when they let go"
+                          : strerror(error);
 
     if (vm->unmerge_job)
         unmerge_left(vm, error, why);
@@ -201,8 +202,8 @@ int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
     if (need > core->memory.available_bytes) {
         char text[CORE_REASON_BYTES];
         snprintf(text, sizeof text,
-                 "does not fit: %" PRIu64 " MiB wanted, %" PRIu64 " MiB available; free memory first", need >> 20,
-                 core->memory.available_bytes >> 20);
+                 "does not fit: %" PRIu64 " MiB wanted, %" PRIu64 " MiB available; free memory first",
+                 need >> 20, core->memory.available_bytes >> 20);
         end(core, r, ENOMEM, text);
         return 0;
     }

@@ -2,9 +2,9 @@
 /*
  * jobs: what takes time and is asked for by users: unmerge, settle, estimate (core.h).
  *
- * A job's record lies at its number modulo CORE_JOBS_MAX; numbers whose place is taken by a job that still runs
- * are left out. VMs carry the number of the job they take part in (vm.unmerge_job, vm.estimate_job), so a job
- * that is done, cancelled or forgotten needs nothing from them.
+ * A job's record lies at its number modulo CORE_JOBS_MAX; numbers whose place is taken by a job that still
+ * runs are left out. VMs carry the number of the job they take part in (vm.unmerge_job, vm.estimate_job), so
+ * a job that is done, cancelled or forgotten needs nothing from them.
  */
 #ifndef MEMD_DAEMON_JOBS_H
 #define MEMD_DAEMON_JOBS_H
@@ -23,7 +23,7 @@ struct jobs_record {
 
 struct jobs {
     struct jobs_record record[CORE_JOBS_MAX];
-    uint64_t last;    /* number of the latest job */
+    uint64_t last;     /* number of the latest job */
     unsigned settling; /* settle jobs that run */
 };
 

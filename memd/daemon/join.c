@@ -111,13 +111,56 @@ static bool versions_meet(struct session *session, const struct wire_msg_hello *
     if (hello->version_min <= WIRE_VERSION_MAX && hello->version_max >= WIRE_VERSION_MIN &&
         hello->map_version_min <= WIRE_MAP_VERSION_MAX && hello->map_version_max >= WIRE_MAP_VERSION_MIN)
         return true;
-    session_end(session, EPROTONOSUPPORT,
-                "this memd speaks protocol %d-%d with page maps %d-%d, libmemd %.15s in VM %.40s %d-%d with %d-%d:"
-                " upgrade the older",
-                WIRE_VERSION_MIN, WIRE_VERSION_MAX, WIRE_MAP_VERSION_MIN, WIRE_MAP_VERSION_MAX,
-                hello->release, hello->name, hello->version_min, hello->version_max, hello->map_version_min,
-                hello->map_version_max);
+    session_end(
+        session, EPROTONOSUPPORT,
+        "this memd speaks protocol %d-%d with page maps %d-%d, libmemd %.15s in VM %.40s %d-%d with %d-%d:"
+        " upgrade the older",
+        WIRE_VERSION_MIN, WIRE_VERSION_MAX, WIRE_MAP_VERSION_MIN, WIRE_MAP_VERSION_MAX, hello->release,
+        hello->name, hello->version_min, hello->version_max, hello->map_version_min, hello->map_version_max);
     return false;
+}
+
+static struct vm *find_name(struct core *core, const char *name)
+{
+    struct vm *vm;
+
+    cds_list_for_each_entry (vm, &core->vms, link)
+        if (!strcmp(vm->engine.name, name))
+            return vm;
+    return NULL;
+}
+
+/* Two engines of one process must not share a VM: what one does not hold would be taken from the other. One
+ * that connects anew has closed its old connection, which we may not have seen yet. */
+static bool is_served(struct core *core, const char *name)
+{
+    struct vm *vm = find_name(core, name);
+
+    if (!vm || !vm->session)
+        return false;
+    session_read(vm->session);
+    vm = find_name(core, name); /* it may have said goodbye */
+    return vm && vm->session;
+}
+
+/* NULL, or why there may not be one more. */
+static const char *check_crowd(const struct session *session)
+{
+    const struct core *core = session->core;
+    unsigned of_process = 0, of_uid = 0;
+    struct vm *vm;
+
+    cds_list_for_each_entry (vm, &core->vms, link) {
+        of_process += vm->engine.pid == session->pid;
+        of_uid += vm->engine.uid == session->uid;
+    }
+    if (core->nvms >= CORE_VMS_MAX)
+        return "there are as many VMs as memd serves";
+    if (of_process >= SESSION_VMS_PROCESS)
+        return "this process has too many engines";
+    if (of_uid >= SESSION_VMS_UID && !session_is_trusted(session))
+        return "this user has half of the VMs memd serves";
+    return NULL;
 }
 
 /* The VM of this process and name, made if it is new. NULL: the session has ended. */
@@ -127,15 +170,19 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
     struct core *core = session->core;
     struct awaited *awaited = domain_find_awaited(core, engine);
     struct domain *domain;
-    struct vm *vm = vm_find(core, engine->name);
+    struct vm *vm = find_name(core, engine->name);
+    const char *crowd = vm ? NULL : check_crowd(session);
 
-    if (vm && strcmp(vm->engine.name, engine->name))
-        vm = NULL; /* found by its number */
+    if (crowd) {
+        session_end(session, ENOSPC, "%s", crowd);
+        return NULL;
+    }
     int err = domain_join(core, hello->domain, engine, &domain);
     if (err) {
-        session_end(session, -err, err == -ENOENT   ? "no domain %.40s: add [domain %.40s] to memd's configuration"
-                                   : err == -EACCES ? "domain %.40s is not open to this uid: add it to [domain %.40s]"
-                                                    : "cannot make domain \"%.40s\" for VM %.40s",
+        session_end(session, -err,
+                    err == -ENOENT   ? "no domain %.40s: add [domain %.40s] to memd's configuration"
+                    : err == -EACCES ? "domain %.40s is not open to this uid: add it to [domain %.40s]"
+                                     : "cannot make domain \"%.40s\" for VM %.40s",
                     hello->domain, err == -ENOENT || err == -EACCES ? hello->domain : engine->name);
         return NULL;
     }
@@ -145,11 +192,8 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
         domain_left(domain);
         return NULL;
     }
-    if (vm) {
-        if (vm->session)
-            session_drop(vm->session); /* it has connected anew before we saw the old connection close */
+    if (vm)
         return vm;
-    }
     engine->merge_on = awaited ? awaited->entry.merge_on : core->merge_on;
     err = vm_new(core, domain, engine, session->pidfd, &vm);
     if (err) {
@@ -230,8 +274,9 @@ void join_hello(struct session *session, const void *msg, int fd)
     strcpy(engine.name, hello->name);
     int err = identify(session, &engine);
     if (err) {
-        session_end(session, -err, "cannot tell which process this is: run memd in the VMM's pid namespace or "
-                                   "a parent of it");
+        session_end(session, -err,
+                    "cannot tell which process this is: run memd in the VMM's pid namespace or "
+                    "a parent of it");
         return;
     }
     if (is_name_taken(session->core, &engine, &other_pid)) {
@@ -239,8 +284,8 @@ void join_hello(struct session *session, const void *msg, int fd)
                     engine.name, other_pid);
         return;
     }
-    if (session->core->nvms >= CORE_VMS_MAX) {
-        session_end(session, ENOSPC, "there are %d VMs, which is as many as memd serves", CORE_VMS_MAX);
+    if (is_served(session->core, engine.name)) {
+        session_end(session, EEXIST, "this process has an engine named %s already", engine.name);
         return;
     }
     struct vm *vm = find_vm(session, hello, &engine);
@@ -282,8 +327,23 @@ static uint64_t joining_pages(const struct session *session)
     return pages;
 }
 
+/* Of this VM; for users other than root, of all VMs of the user. */
+static uint64_t enrolled_pages(const struct session *session)
+{
+    uint64_t pages = 0;
+    struct vm *vm;
+
+    cds_list_for_each_entry (vm, &session->core->vms, link) {
+        if (vm != session->vm && (session_is_trusted(session) || vm->engine.uid != session->uid))
+            continue;
+        pages +=
+            !vm->session || session_is_live(vm->session) ? vm_guest_pages(vm) : joining_pages(vm->session);
+    }
+    return pages;
+}
+
 /* A region added later starts with an empty map: there is nothing to adopt. */
-static int add_late(struct session *session, struct region *region)
+static void add_late(struct session *session, struct region *region)
 {
     struct region **place = &session->vm->region[region->id];
 
@@ -292,7 +352,6 @@ static int add_late(struct session *session, struct region *region)
     *place = region;
     close(region->map_fd);
     region->map_fd = -1;
-    return 0;
 }
 
 void join_region_add(struct session *session, const void *msg, int fd)
@@ -307,13 +366,15 @@ void join_region_add(struct session *session, const void *msg, int fd)
         return;
     }
     bool live = session->state == SESSION_LIVE;
+    if (add->region < WIRE_REGIONS_MAX)
+        session->ids_seen |= 1ull << add->region; /* also if it is refused: then it is not listened to */
     if (add->region >= WIRE_REGIONS_MAX || session->joining[add->region] ||
         (live && vm->region[add->region] && vm->region[add->region]->map)) {
         close(fd);
         refuse_region(session, add->region, add->region >= WIRE_REGIONS_MAX ? EINVAL : EEXIST);
         return;
     }
-    int err = region_new(vm, add, fd, live ? vm_guest_pages(vm) : joining_pages(session), &region);
+    int err = region_new(vm, add, fd, enrolled_pages(session), &region);
     if (err) {
         refuse_region(session, add->region, -err);
         return;
@@ -330,12 +391,13 @@ void join_region_del(struct session *session, const void *msg, int fd)
     struct vm *vm = session->vm;
 
     (void)fd;
-    if (session->state != SESSION_LIVE || del->region >= WIRE_REGIONS_MAX || !vm->region[del->region]) {
+    if (session->state != SESSION_LIVE || del->region >= WIRE_REGIONS_MAX ||
+        !(session->ids_seen >> del->region & 1)) {
         session_end(session, EPROTO, "REGION_DEL of no region");
         return;
     }
     channel_drain(session); /* what it dropped before it said so */
-    if (session->ended)
+    if (session->ended || !vm->region[del->region])
         return;
     struct region *region = vm->region[del->region];
     region_detach(region);
@@ -364,7 +426,8 @@ void join_bye(struct session *session, const void *msg, int fd)
         session_drop(session);
         return;
     }
-    log_info("VM %s (pid %d) has left", session->vm->engine.name, (int)session->pid);
+    if (session_may_log(session))
+        log_info("VM %s (pid %d) has left", session->vm->engine.name, (int)session->pid);
     vm_gone(session->vm);
 }
 
@@ -420,9 +483,10 @@ static void finish(struct session *session)
         session_end(session, -err, "cannot start: %s", strerror(-err));
         return;
     }
-    log_info("VM %s (pid %d, libmemd %s) joined domain %s: %llu MiB, %llu pages merged", vm->engine.name,
-             (int)vm->engine.pid, vm->release, vm->domain->name,
-             (unsigned long long)vm_guest_pages(vm) >> 8, (unsigned long long)vm->held_pages);
+    if (session_may_log(session))
+        log_info("VM %s (pid %d, libmemd %s) joined domain %s: %llu MiB, %llu pages merged", vm->engine.name,
+                 (int)vm->engine.pid, vm->release, vm->domain->name,
+                 (unsigned long long)vm_guest_pages(vm) >> 8, (unsigned long long)vm->held_pages);
     domain_tend_fence(vm->domain, session->since_ns);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* join: what an engine says on the socket, message by message. Each function takes a message whose length, type
- * and number of fds are right; `fd` is -1 or taken over. Any of them may end the session. */
+/* join: what an engine says on the socket, message by message. Each function takes a message whose length,
+ * type and number of fds are right; `fd` is -1 or taken over. Any of them may end the session. */
 #ifndef MEMD_DAEMON_JOIN_H
 #define MEMD_DAEMON_JOIN_H
 

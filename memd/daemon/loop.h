@@ -23,7 +23,8 @@ struct loop {
 int loop_open(struct loop *loop);
 void loop_close(struct loop *loop);
 
-/* Watch source->fd for `events` (EPOLLIN, ...). The source belongs to the caller and must stay where it is. */
+/* Watch source->fd for `events` (EPOLLIN, ...). The source belongs to the caller and must stay where it is.
+ */
 int loop_add(struct loop *loop, struct loop_source *source, uint32_t events);
 void loop_del(struct loop *loop, struct loop_source *source);
 

@@ -112,6 +112,7 @@ static void huge_count(struct region *region, uint32_t page, uint32_t n)
     rec->page = slot < page ? page - slot : 0;
     rec->reserved = 0;
     *huge |= HUGE_ASKED;
+    vm_unsettle(region->vm);
 }
 
 /* ---------------------------------------------------------------- one page */

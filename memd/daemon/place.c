@@ -4,7 +4,8 @@
  *
  *   RUN_DIR/memd.lock     locked (flock) while a daemon runs; the lock goes with the process
  *   RUN_DIR/memd.sock     SEQPACKET, for VMMs of any user: who may do what is decided by SO_PEERCRED
- *   RUN_DIR/store/        frame stores, if RUN_DIR is on tmpfs; else /dev/shm/memd-store.UID.HASH
+ *   RUN_DIR/store/        frame stores, if RUN_DIR is on tmpfs; else /dev/shm/memd-store.UID.HASH;
+ *   store/merge           "on" or "off", if a user has said so for all VMs
  *   STATE_DIR/restarts    how often memd was started here
  */
 #include "memd/daemon/place.h"
@@ -28,6 +29,8 @@
 #include <xxhash.h>
 
 #define SHM_DIR        "/dev/shm"
+#define MERGE_FILE     "merge"
+#define LOCK_TRIES     16
 #define LISTEN_BACKLOG 128
 
 struct report {
@@ -35,8 +38,8 @@ struct report {
     size_t bytes;
 };
 
-__attribute__((format(printf, 3, 4))) static int fail(const struct report *report, int error, const char *format,
-                                                      ...)
+__attribute__((format(printf, 3, 4))) static int fail(const struct report *report, int error,
+                                                      const char *format, ...)
 {
     va_list args;
 
@@ -47,7 +50,7 @@ __attribute__((format(printf, 3, 4))) static int fail(const struct report *repor
 }
 
 /* As mkdir -p, with `mode` for the last. */
-static int make_dirs(const char *path, mode_t mode)
+static int make_dirs(const char *path, mode_t mode, bool *ret_made)
 {
     char copy[600];
 
@@ -57,41 +60,75 @@ static int make_dirs(const char *path, mode_t mode)
         if (mkdir(copy, 0755) && errno != EEXIST)
             return -errno;
     }
-    return mkdir(copy, mode) && errno != EEXIST ? -errno : 0;
+    int err = mkdir(copy, mode) ? -errno : 0;
+    *ret_made = !err;
+    return err == -EEXIST ? 0 : err;
+}
+
+/* A daemon that ends removes its lock file: what we have locked must be what the name stands for. */
+static int lock_file(const char *path, int *ret_fd)
+{
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        struct stat ours, named;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0)
+            return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB)) {
+            int err = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+            close(fd);
+            return err;
+        }
+        if (!fstat(fd, &ours) && !stat(path, &named) && ours.st_ino == named.st_ino &&
+            ours.st_dev == named.st_dev) {
+            *ret_fd = fd;
+            return 0;
+        }
+        close(fd);
+    }
+    return -EADDRINUSE;
 }
 
 static int open_run_dir(struct core *core, const struct report *report)
 {
     const char *dir = core->config.run_dir;
     char path[300];
-    int err = make_dirs(dir, 0755);
+    int err = make_dirs(dir, 0755, &core->made_run_dir);
 
     if (err)
         return fail(report, -err, "cannot make the run directory %s: %s; give another with --run-dir", dir,
                     strerror(-err));
     snprintf(path, sizeof path, "%s/memd.lock", dir);
-    core->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (core->lock_fd < 0)
-        return fail(report, errno, "cannot write to the run directory %s: %s; give another with --run-dir", dir,
-                    strerror(errno));
-    if (flock(core->lock_fd, LOCK_EX | LOCK_NB))
-        return fail(report, errno == EWOULDBLOCK ? EADDRINUSE : errno,
-                    "another memd is serving %s; stop it, or give this one its own --run-dir", dir);
+    err = lock_file(path, &core->lock_fd);
+    if (err == -EADDRINUSE)
+        return fail(report, -err, "another memd is serving %s; stop it, or give this one its own --run-dir",
+                    dir);
+    if (err)
+        return fail(report, -err, "cannot write to the run directory %s: %s; give another with --run-dir",
+                    dir, strerror(-err));
     return 0;
 }
 
 static int open_state_dir(struct core *core, const struct report *report)
 {
+    int err = make_dirs(core->config.state_dir, 0750, &core->made_state_dir);
+
+    if (!err && faccessat(AT_FDCWD, core->config.state_dir, R_OK | W_OK | X_OK, AT_EACCESS))
+        err = -errno;
+    return err ? fail(report, -err,
+                      "cannot write to the state directory %s: %s; give another with --state-dir",
+                      core->config.state_dir, strerror(-err))
+               : 0;
+}
+
+static int count_start(struct core *core, const struct report *report)
+{
     char path[300], text[32] = "";
-    int err = make_dirs(core->config.state_dir, 0750);
 
     snprintf(path, sizeof path, "%s/restarts", core->config.state_dir);
-    int fd = err ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
-    if (fd < 0) {
-        err = err ? err : -errno;
-        return fail(report, -err, "cannot write to the state directory %s: %s; give another with --state-dir",
-                    core->config.state_dir, strerror(-err));
-    }
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (fd < 0)
+        return fail(report, errno, "cannot write %s: %s; give another directory with --state-dir", path,
+                    strerror(errno));
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
     core->restarts = n > 0 ? strtoull(text, NULL, 10) : 0;
     n = snprintf(text, sizeof text, "%" PRIu64 "\n", core->restarts + 1);
@@ -115,11 +152,12 @@ static int open_store_dir(struct core *core, const struct report *report)
     if (is_tmpfs(run_dir))
         snprintf(core->store_path, sizeof core->store_path, "%s/store", run_dir);
     else {
-        snprintf(core->store_path, sizeof core->store_path, SHM_DIR "/memd-store.%u.%08x", (unsigned)geteuid(),
-                 (unsigned)XXH3_64bits(run_dir, strlen(run_dir)));
+        snprintf(core->store_path, sizeof core->store_path, SHM_DIR "/memd-store.%u.%08x",
+                 (unsigned)geteuid(), (unsigned)XXH3_64bits(run_dir, strlen(run_dir)));
         if (!is_tmpfs(SHM_DIR))
-            return fail(report, ENOTSUP, "neither %s nor " SHM_DIR " is a tmpfs, which frames need; give a --run-dir "
-                                         "on a tmpfs",
+            return fail(report, ENOTSUP,
+                        "neither %s nor " SHM_DIR " is a tmpfs, which frames need; give a --run-dir "
+                        "on a tmpfs",
                         run_dir);
         log_info("%s is not on a tmpfs: frames are kept in %s", run_dir, core->store_path);
     }
@@ -127,8 +165,8 @@ static int open_store_dir(struct core *core, const struct report *report)
         return fail(report, errno, "cannot make %s: %s", core->store_path, strerror(errno));
     core->store_fd = open(core->store_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     struct stat st;
-    if (core->store_fd < 0 || fstat(core->store_fd, &st) || st.st_uid != geteuid())
-        return fail(report, EACCES, "%s is not a directory of this user; remove it", core->store_path);
+    if (core->store_fd < 0 || fstat(core->store_fd, &st) || st.st_uid != geteuid() || st.st_mode & 077)
+        return fail(report, EACCES, "%s is not a directory of this user alone; remove it", core->store_path);
     return 0;
 }
 
@@ -160,6 +198,8 @@ int place_open(struct core *core, char *ret_error, size_t error_bytes)
         err = open_store_dir(core, &report);
     if (!err)
         err = open_socket(core, &report);
+    if (!err)
+        err = count_start(core, &report);
     if (err)
         place_close(core);
     return err;
@@ -174,14 +214,49 @@ void place_close(struct core *core)
         unlink(core->socket_path);
     }
     if (core->store_fd >= 0) {
+        if (!core->nkept)
+            unlinkat(core->store_fd, MERGE_FILE, 0);
         close(core->store_fd);
         rmdir(core->store_path); /* stays if an engine still uses a store */
     }
     if (core->lock_fd >= 0) {
         snprintf(path, sizeof path, "%s/memd.lock", core->config.run_dir);
-        if (core->listener.fd >= 0)
-            unlink(path);
+        unlink(path);
         close(core->lock_fd);
     }
+    if (core->made_run_dir)
+        rmdir(core->config.run_dir);
+    if (core->made_state_dir)
+        rmdir(core->config.state_dir);
     core->listener.fd = core->store_fd = core->lock_fd = -1;
+}
+
+/* ---------------------------------------------------------------- merging, on or off */
+
+void place_keep_merge(struct core *core)
+{
+    const char *text = core->merge_on ? "on\n" : "off\n";
+    int fd = openat(core->store_fd, MERGE_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        log_warn("cannot note in %s that merging is %.3s for the next start of memd: %s", core->store_path,
+                 text, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+void place_recall_merge(struct core *core)
+{
+    char text[8] = "";
+
+    if (!core->nawaited) { /* nobody is left whom it was said of: the configuration counts */
+        unlinkat(core->store_fd, MERGE_FILE, 0);
+        return;
+    }
+    int fd = openat(core->store_fd, MERGE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return;
+    if (read(fd, text, sizeof text - 1) > 0)
+        core->merge_on = !strcmp(text, "on\n");
+    close(fd);
 }

@@ -40,9 +40,10 @@ int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start)
     char state;
     uint64_t start;
     const char *rest = strrchr(buf, ')');
-    if (!rest || sscanf(rest + 1,
-                        " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64,
-                        &state, &start) != 2)
+    if (!rest ||
+        sscanf(rest + 1,
+               " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &state,
+               &start) != 2)
         return -EPROTO;
     if (state == 'Z' || state == 'X')
         return -ESRCH;

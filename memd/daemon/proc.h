@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* proc: what the core asks the kernel about processes and memory. Roots are parameters, so tests give theirs. */
+/* proc: what the core asks the kernel about processes and memory. Roots are parameters, so tests give theirs.
+ */
 #ifndef MEMD_DAEMON_PROC_H
 #define MEMD_DAEMON_PROC_H
 

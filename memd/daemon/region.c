@@ -12,12 +12,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* A VM larger than this many times the host's memory is a mistake or a lie. */
+/* VMs larger than this many times the host's memory are a mistake or a lie. */
 #define OVERCOMMIT_MAX 8u
 
-/* The map must be unable to shrink under us (a truncate would be a SIGBUS here) and on tmpfs proper (reading a
- * hole of a hugetlb file can be one). Only a memfd can carry the seal: a file system the peer mounted, and may
- * have filled, cannot. */
+/* The map must be unable to shrink under us (a truncate would be a SIGBUS here) and on tmpfs proper (reading
+ * a hole of a hugetlb file can be one). Only a memfd can carry the seal: a file system the peer mounted, and
+ * may have filled, cannot. */
 static int check_map_file(int fd, uint64_t bytes)
 {
     struct stat st;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see registry.h. A file is written under another name and renamed: a daemon killed while
- * writing leaves a whole one or none. */
+/* Theory of operation: see registry.h. A file is written under another name and renamed: a daemon killed
+ * while writing leaves a whole one or none. */
 #include "memd/daemon/registry.h"
 
 #include "memd/common/log.h"

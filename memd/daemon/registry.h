@@ -2,9 +2,9 @@
 /*
  * registry: which engines a domain's frames may be in use by, kept where a later daemon finds it.
  *
- * A small text file per engine, DOMAIN_DIR/engines/PID.START.NAME, is in place before the engine learns of any
- * frame and goes when the process is dead or has said goodbye. A daemon that finds files of live processes
- * frees nothing before all of them are back or dead.
+ * A small text file per engine, DOMAIN_DIR/engines/PID.START.NAME, is in place before the engine learns of
+ * any frame and goes when the process is dead or has said goodbye. A daemon that finds files of live
+ * processes frees nothing before all of them are back or dead.
  */
 #ifndef MEMD_DAEMON_REGISTRY_H
 #define MEMD_DAEMON_REGISTRY_H

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see session.h. This file: the socket. Greeting and joining: join.c; rings: channel.c. */
+/* Theory of operation: see session.h. This file: the socket. Greeting and joining: join.c; rings: channel.c.
+ */
 #include "memd/daemon/session.h"
 
 #include "memd/common/clock.h"
@@ -8,6 +9,7 @@
 #include "memd/daemon/state.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,16 @@
 #define ACCEPTS_A_TURN  16
 #define MESSAGES_A_TURN 16
 #define MESSAGE_BYTES   256 /* the longest an engine sends is HELLO */
+
+bool session_is_trusted(const struct session *session)
+{
+    return session->uid == 0 || session->uid == geteuid();
+}
+
+bool session_may_log(struct session *session)
+{
+    return session_is_trusted(session) || log_allowed(&session->core->peer_log);
+}
 
 /* ---------------------------------------------------------------- the end */
 
@@ -170,15 +182,13 @@ void session_read(struct session *session)
         _Alignas(8) unsigned char buf[MESSAGE_BYTES];
         _Alignas(8) unsigned char control[CMSG_SPACE(4 * sizeof(int))];
         struct iovec iov = {.iov_base = buf, .iov_len = sizeof buf};
-        struct msghdr header = {.msg_iov = &iov,
-                                .msg_iovlen = 1,
-                                .msg_control = control,
-                                .msg_controllen = sizeof control};
+        struct msghdr header = {
+            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
         ssize_t n = recvmsg(session->sock.fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n <= 0) {
-            if (session->vm)
+            if (session->vm && session_may_log(session))
                 log_info("VM %s (pid %d) has closed its session", session->vm->engine.name,
                          (int)session->pid);
             session_drop(session);
@@ -242,13 +252,26 @@ static void start(struct core *core, int fd)
     core->nsessions++;
 }
 
+/* Without a free descriptor connections would wait, and have us called, for ever: they are turned away. */
+static void turn_away(struct core *core)
+{
+    core_warn(core, "no file descriptors left for new VMs: raise the limit (ulimit -n)");
+    if (core->spare_fd < 0)
+        return;
+    close(core->spare_fd);
+    int fd = accept4(core->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0)
+        close(fd);
+    core->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 void session_accept(struct core *core)
 {
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         int fd = accept4(core->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE)
-                core_warn(core, "no file descriptors left for new VMs: raise the limit (ulimit -n)");
+                turn_away(core);
             return;
         }
         start(core, fd);

@@ -7,9 +7,9 @@
  *   ADOPTING   references of the page maps are being counted, some at a time
  *   LIVE       ADOPTED sent; rings in use
  *
- * Everything that arrives is hostile until checked: lengths, counts, indices, rates. A mistake ends the session
- * with a line in the log and, where the socket still takes it, WIRE_REFUSED; the VM and what it holds remain
- * until its process dies.
+ * Everything that arrives is hostile until checked: lengths, counts, indices, rates. A mistake ends the
+ * session with a line in the log and, where the socket still takes it, WIRE_REFUSED; the VM and what it holds
+ * remain until its process dies.
  */
 #ifndef MEMD_DAEMON_SESSION_H
 #define MEMD_DAEMON_SESSION_H
@@ -24,14 +24,16 @@
 
 #include <urcu/list.h>
 
-#define SESSIONS_MAX            (CORE_VMS_MAX + 128)
-#define SESSION_GREETING_MS     3000u
-#define SESSION_JOINING_MS      30000u
-#define SESSION_GREETINGS_MAX   64u /* connections that have not said HELLO, at a time */
-#define SESSION_GREETINGS_UID   16u /* of one uid other than root */
-#define SESSION_ADOPT_ENTRIES   (1u << 18) /* page map entries looked at in a turn */
-#define SESSION_BACKLOG_HIGH    8192u /* proposals waiting for room: stop reading hashes */
-#define SESSION_STUCK_MS        100u /* but not longer than this without a record taken */
+#define SESSIONS_MAX          (CORE_VMS_MAX + 128)
+#define SESSION_GREETING_MS   3000u
+#define SESSION_JOINING_MS    30000u
+#define SESSION_GREETINGS_MAX 64u                /* connections that have not said HELLO, at a time */
+#define SESSION_GREETINGS_UID 16u                /* of one uid other than root */
+#define SESSION_VMS_PROCESS   16u                /* engines in one process */
+#define SESSION_VMS_UID       (CORE_VMS_MAX / 2) /* of one uid other than root and memd's own */
+#define SESSION_ADOPT_ENTRIES (1u << 18)         /* page map entries looked at in a turn */
+#define SESSION_BACKLOG_HIGH  8192u              /* proposals waiting for room: stop reading hashes */
+#define SESSION_STUCK_MS      100u               /* but not longer than this without a record taken */
 
 struct core;
 struct vm;
@@ -58,7 +60,8 @@ struct session {
     int pidfd; /* until the VM takes it */
 
     struct region *joining[WIRE_REGIONS_MAX]; /* regions of this session before it is LIVE */
-    uint64_t ids_seen;                        /* region ids ever used */
+    uint64_t ids_seen;                        /* region ids ever used in this session */
+    bool draining;                            /* see channel_drain() */
     unsigned adopt_region;
     uint64_t adopt_page;
 
@@ -74,11 +77,15 @@ struct session {
     uint64_t fence_due, fence_sent; /* 0: none */
     uint64_t unmerge_id;            /* of the UNMERGE not answered, 0: none */
 
-    uint64_t stuck_ns;   /* since when its proposals wait for room */
-    uint64_t last_ns;    /* last record */
-    bool trimmed;        /* idle, and its rings' memory given back */
+    uint64_t stuck_ns; /* since when its proposals wait for room */
+    uint64_t last_ns;  /* last record */
+    bool trimmed;      /* idle, and its rings' memory given back */
 };
 
+/* Its user is root or memd's own: limits that keep users from each other do not apply. */
+bool session_is_trusted(const struct session *session);
+/* Whether a line that the peer can cause as often as it likes may be logged now. */
+bool session_may_log(struct session *session);
 /* NULL is not. */
 static inline bool session_is_live(const struct session *session)
 {
@@ -97,8 +104,8 @@ void session_drop(struct session *session);
 /* Free what has ended. */
 void session_reap(struct core *core);
 
-/* Take messages from the socket now. The rings and the socket are two channels: a record may speak of a region
- * whose message has not been read yet. */
+/* Take messages from the socket now. The rings and the socket are two channels: a record may speak of a
+ * region whose message has not been read yet. */
 void session_read(struct session *session);
 /* One turn of adopting: true while there is more. */
 bool session_adopt(struct session *session);

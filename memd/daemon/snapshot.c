@@ -2,9 +2,9 @@
 /*
  * snapshot: the core's state as its users see it, copied out in one turn of the loop.
  *
- * pages_shared of one VM is its part of the frames it uses: a frame used by n pages counts 1/n for each. Adding
- * that up means looking at all references, so it is done again only when some have changed, and at most for a
- * twentieth of the time.
+ * pages_shared of one VM is its part of the frames it uses: a frame used by n pages counts 1/n for each.
+ * Adding that up means looking at all references, so it is done again only when some have changed, and at
+ * most for a twentieth of the time.
  */
 #include "memd/daemon/snapshot.h"
 
@@ -119,7 +119,8 @@ static void count_vm(struct vm *vm, struct core_counters *c)
     };
     for (unsigned i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
         c->ineligible_bytes[i] = s->ineligible_bytes[i];
-    c->net_saved_bytes = (int64_t)c->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)c->metadata_bytes;
+    c->net_saved_bytes =
+        (int64_t)c->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)c->metadata_bytes;
 }
 
 static void fill_vm(struct vm *vm, struct core_vm *out)

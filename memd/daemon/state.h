@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * state: the core's state, for the core's own files. Everything in it belongs to the thread in core_run(), but
- * `calls` (call.h) and `stop`.
+ * state: the core's state, for the core's own files. Everything in it belongs to the thread in core_run(),
+ * but `calls` (call.h) and `stop`.
  *
  *   loop      epoll with callbacks               session   socket: hand-shake, regions, its end
  *   call      requests from other threads        channel   rings: records in and out
@@ -39,9 +39,9 @@ struct core {
     struct loop_source stop; /* eventfd */
     bool stopping;
 
-    int lock_fd;  /* run directory, locked while a daemon uses it */
+    int lock_fd;                       /* run directory, locked while a daemon uses it */
     bool made_run_dir, made_state_dir; /* until the core is open: they go again if it fails */
-    int store_fd; /* directory of the domains' directories */
+    int store_fd;                      /* directory of the domains' directories */
     char store_path[512];
     char socket_path[300];
     struct loop_source listener;
@@ -63,6 +63,7 @@ struct core {
     struct cds_list_head ended;   /* sessions to free at the end of the turn, session.link */
     uint32_t nvms, nsessions, next_vm_id;
     uint64_t nawaited;
+    unsigned nkept; /* domains whose files stay for the next daemon */
     bool merge_on;
 
     struct core_counters departed; /* cumulative counters of VMs that have left */

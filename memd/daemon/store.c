@@ -82,8 +82,8 @@ static int find_frames(struct store *store)
         off_t hole = lseek(store->fd, data, SEEK_HOLE);
         if (hole < 0)
             return -errno;
-        for (off_t page = data / WIRE_PAGE_BYTES; page * WIRE_PAGE_BYTES < hole && page * WIRE_PAGE_BYTES < end;
-             page++) {
+        for (off_t page = data / WIRE_PAGE_BYTES;
+             page * WIRE_PAGE_BYTES < hole && page * WIRE_PAGE_BYTES < end; page++) {
             uint32_t index = (uint32_t)page;
             if (!index)
                 continue;
@@ -179,8 +179,8 @@ static uint32_t find_free(const struct store *store, uint32_t from, uint32_t to)
     return to;
 }
 
-/* A new lease: in the gaps below `top` while those are more than a quarter of it, else fresh frames. The rover
- * moves past the lease, so that two sessions do not share one. */
+/* A new lease: in the gaps below `top` while those are more than a quarter of it, else fresh frames. The
+ * rover moves past the lease, so that two sessions do not share one. */
 static bool renew_lease(struct store *store, struct store_lease *lease)
 {
     uint32_t gaps = store->top - 1 - store->used;
@@ -195,8 +195,8 @@ static bool renew_lease(struct store *store, struct store_lease *lease)
         return false;
 
     uint32_t room = store->nframes - at;
-    *lease = (struct store_lease){.next = at,
-                                  .end = at + (room < STORE_LEASE_FRAMES ? room : STORE_LEASE_FRAMES)};
+    *lease =
+        (struct store_lease){.next = at, .end = at + (room < STORE_LEASE_FRAMES ? room : STORE_LEASE_FRAMES)};
     store->rover = lease->end;
     /* leases beyond `top` lie side by side, used up or not */
     if (lease->end > store->top)

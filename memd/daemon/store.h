@@ -5,8 +5,8 @@
  * The file is made as large as it will ever be, so engines map it once; blocks come with the first write of a
  * frame and go with a punched hole. The daemon only writes it with pwrite(), which fails where a mapping
  * would raise SIGBUS, and never maps it. Free frames are kept in a bitmap. A session takes its frames from a
- * lease of neighbouring free ones, so that pages that follow each other in a guest do so in the store, however
- * many sessions take frames in turns.
+ * lease of neighbouring free ones, so that pages that follow each other in a guest do so in the store,
+ * however many sessions take frames in turns.
  *
  * A frame's life:
  *   FREE -> RESERVED  when two pages are believed equal; an engine is asked for its bytes

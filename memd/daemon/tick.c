@@ -4,9 +4,9 @@
  * themselves, gives each its budget, finds out which VMs are settled, sends fences, trims tables, warns.
  *
  * A pass over a VM is two rounds of its engine that began after the pass did: what was quiet at its start has
- * been hashed at its end. A VM is settled when its last pass found next to nothing. Rounds of a VM at rest are
- * far apart; while somebody waits for the outcome of a pass (VMs that are not settled, jobs), they are asked
- * for.
+ * been hashed at its end. A VM is settled when its last pass found next to nothing. Rounds of a VM at rest
+ * are far apart; while somebody waits for the outcome of a pass (VMs that are not settled, jobs), they are
+ * asked for.
  */
 #include "memd/daemon/tick.h"
 
@@ -151,8 +151,9 @@ static void tick_vms(struct core *core, uint64_t now_ns)
         vm_read_stats(vm);
         bool is_short = vm_is_short_of_maps(vm);
         if (is_short && !vm->maps_warned)
-            core_warn(core, "VM %s has no mappings left for short runs of pages: raise vm.max_map_count or "
-                            "vmas-percent",
+            core_warn(core,
+                      "VM %s has no mappings left for short runs of pages: raise vm.max_map_count or "
+                      "vmas-percent",
                       vm->engine.name);
         vm->maps_warned = is_short;
         tend_pass(vm, now_ns);

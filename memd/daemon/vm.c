@@ -95,6 +95,17 @@ void vm_forget(struct vm *vm)
     free(vm);
 }
 
+void vm_unsettle(struct vm *vm)
+{
+    if (vm->settled && vm->session) {
+        vm->session->budget_due = true;
+        channel_wake(vm->session);
+    }
+    vm->settled = false;
+    vm->pass = (struct vm_pass){.started_ns = clock_now_ns(),
+                                .found_before = vm->merged_ever + vm->stats.zero_drops};
+}
+
 struct vm *vm_find(struct core *core, const char *name_or_id)
 {
     struct vm *vm;

@@ -5,8 +5,8 @@
  * A VM outlives its session: references end with the process (pidfd), not with the socket. While it has no
  * session its holdings stay, its page maps are unmapped, and nothing is proposed to it.
  *
- * Page maps belong to the engine: the daemon reads single words of them to see whether a page is still what it
- * was, and never acts for another VM on what they say.
+ * Page maps belong to the engine: the daemon reads single words of them to see whether a page is still what
+ * it was, and never acts for another VM on what they say.
  */
 #ifndef MEMD_DAEMON_VM_H
 #define MEMD_DAEMON_VM_H
@@ -40,7 +40,8 @@ struct vm_stats {
         backlog_pages;
 };
 
-/* A pass over the VM: two rounds, so that everything quiet at its start has been hashed at its end (tick.c). */
+/* A pass over the VM: two rounds, so that everything quiet at its start has been hashed at its end (tick.c).
+ */
 struct vm_pass {
     uint64_t started_ns;
     uint64_t found_before; /* vm_found_ever() when it began */
@@ -89,15 +90,18 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
 void vm_gone(struct vm *vm);
 /* The daemon ends, the VM does not: forget it, and leave its entry in the registry. */
 void vm_forget(struct vm *vm);
+/* There is something to do in it: it is digested at full speed, and a new pass begins. */
+void vm_unsettle(struct vm *vm);
 struct vm *vm_find(struct core *core, const char *name_or_id);
 /* Switch merging and remember it for later daemons. */
 void vm_set_merge(struct vm *vm, bool on);
 
-/* Make a region from a page map the engine sent. Takes `map_fd`. `others`: pages of the VM's other regions.
+/* Make a region from a page map the engine sent. Takes `map_fd`. `others`: pages the same user has enrolled.
  * Returns 0 or -errno: -EINVAL (nonsense), -EPERM (not sealed), -ENOSPC (no page numbers), -ENOMEM. */
 int region_new(struct vm *vm, const struct wire_msg_region_add *msg, int map_fd, uint64_t others,
                struct region **ret_region);
-/* Next stretch of map entries that may name a frame, from entry `at` on: [*ret_from, *ret_to). False: none. */
+/* Next stretch of map entries that may name a frame, from entry `at` on: [*ret_from, *ret_to). False: none.
+ */
 bool region_next_entries(const struct region *region, uint64_t at, uint64_t *ret_from, uint64_t *ret_to);
 /* What `old` holds now belongs to `region`, which has taken its place; `old` is freed. */
 void region_succeed(struct region *region, struct region *old);
@@ -121,8 +125,8 @@ static inline bool region_page_is(const struct region *region, uint64_t page, ui
            (entry >> WIRE_PAGE_TAG_SHIFT & WIRE_PAGE_TAG_MASK) == tag;
 }
 
-/* Add or remove references of pages [page, page+count) to frames from `frame` on: holdings and counts together.
- * Returns as holdings_add() and holdings_remove(). */
+/* Add or remove references of pages [page, page+count) to frames from `frame` on: holdings and counts
+ * together. Returns as holdings_add() and holdings_remove(). */
 int region_hold(struct region *region, uint32_t page, uint32_t count, uint32_t frame);
 int region_drop(struct region *region, uint32_t page, uint32_t count, uint32_t frame);
 

@@ -28,7 +28,7 @@
 #define STEP_CHUNKS     8u
 #define VEC_MAX         512u
 #define DIGESTING_PPM   2000u /* pages hashed in a round, of all, above which the next round comes soon */
-#define RESURVEY_ROUNDS 64u
+#define RESURVEY_ROUNDS 8u
 #define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))

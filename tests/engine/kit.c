@@ -2,6 +2,8 @@
 /* Theory of operation: see kit.h. */
 #include "kit.h"
 
+#include "memd/memd.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -158,7 +158,7 @@ static struct script_vm *vm_recall(struct script_vm *fresh)
     old->state = VM_HELLO;
     old->sock = fresh->sock;
     old->pid = fresh->pid;
-    old->said_bye = old->down_broken = false;
+    old->said_bye = false;
     s->vm[at] = NULL;
     free(fresh);
     return old;
@@ -319,6 +319,7 @@ static void take_message(struct script_vm *vm, const void *buf, int bytes, int f
         records_region_gone(vm, gone->region);
     } else if (h->type == WIRE_READY && vm->state == VM_JOINING) {
         vm->state = VM_READY;
+        records_ready(vm);
         if (!vm->script->hold_adopted)
             go_live(vm);
     } else if (h->type == WIRE_BYE) {

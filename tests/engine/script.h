@@ -73,7 +73,7 @@ struct script_vm {
     int sock, kick_up, kick_down, shm_fd;
     struct wire_shm *shm;
     struct ring up, down;
-    bool said_bye, down_broken;
+    bool said_bye;
     struct script_region region[WIRE_REGIONS_MAX];
 
     struct script_proposal proposal[SCRIPT_PROPOSALS_MAX];
@@ -82,6 +82,7 @@ struct script_vm {
     uint64_t next_token, fenced, done;
     int done_error;
     uint32_t exports_asked; /* EXPORTs without EXPORTED */
+    uint64_t ready_sum;     /* of all frame fields at READY */
 
     /* counted since the script began */
     uint64_t hashes, surveyed, results, merged, refused[8], dropped, exported, not_exported;
@@ -98,7 +99,7 @@ struct script {
     struct script_options options;
     struct wire_rec_budget budget;
     char run_dir[96];
-    bool running, stopping, hold_adopted, rude;
+    bool stopping, hold_adopted;
     int listen_fd, wake_fd;
     uint64_t incarnation, violations, serial;
     struct script_vm *vm[SCRIPT_VMS_MAX];
@@ -129,6 +130,9 @@ void script_appear(struct script *s);
 
 /* The scripts budget for "as fast as possible". */
 struct wire_rec_budget script_budget_full(void);
+
+/* The engine's process is dead: its references are dropped. */
+void script_dead(struct script_vm *vm);
 
 /* ---- waiting; each fails the test after SCRIPT_WAIT_MS unless it says otherwise */
 
@@ -177,9 +181,10 @@ uint32_t script_recycle(struct script *s);
 
 void script_violation(struct script_vm *vm, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int records_take(struct script_vm *vm); /* all there is; -errno: the ring is broken */
-void records_adopt(struct script_vm *vm);
+void records_ready(struct script_vm *vm); /* from here on no frame field may change */
+void records_adopt(struct script_vm *vm); /* counts what the page maps name */
 void records_region_gone(struct script_vm *vm, uint32_t region);
-void records_forget(struct script_vm *vm); /* the engine's references of an earlier session */
+void records_forget(struct script_vm *vm); /* all references of an engine that is dead */
 void *orders_reserve(struct script_vm *vm, uint16_t type, uint32_t region, uint32_t bytes);
 void orders_publish(struct script_vm *vm);
 uint32_t orders_merge(struct script_vm *vm, uint32_t region, uint32_t page, uint32_t frame, uint32_t count);
