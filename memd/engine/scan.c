@@ -74,6 +74,7 @@ static const struct scan_query query_written = {
     .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
     .ret = PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
 };
+static const struct scan_query query_zero = {.mask = PAGE_IS_PFNZERO, .ret = PAGE_IS_PFNZERO};
 static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE};
 /* In store mappings (WP not allowed: not registered with A), private pages: written since the merge. */
 static const struct scan_query query_broken = {
@@ -326,6 +327,17 @@ static void huge_gone(struct region *r, uint32_t chunk)
                  page_get(r, p) & ~(WIRE_PAGE_F_HUGE | (uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
 }
 
+/* Splitting a huge page, the kernel maps its zero pages to the one it shares (Linux 6.12): they are dropped. */
+static void found_zero(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
+                       void *arg)
+{
+    (void)categories, (void)arg;
+    for (uint32_t p = page; p < page + npages; p++)
+        if (entry_state(page_get(r, p)) == WIRE_PAGE_PRIVATE && !entry_frame(page_get(r, p)))
+            page_set(r, p, entry_make(WIRE_PAGE_ZERO, 0, 0, 0));
+    atomic_fetch_add_explicit(&m->stats.zero_drops, npages, memory_order_relaxed);
+}
+
 int scan_break_huge(struct memd *m, struct region *r, uint32_t page)
 {
     struct chunk *c = &r->chunks[chunk_of(r, page)];
@@ -344,6 +356,7 @@ int scan_break_huge(struct memd *m, struct region *r, uint32_t page)
     uffd_wake(m->uffd_a, page_hva(r, first), PAGE_BYTES);
     if (!err) {
         huge_gone(r, chunk_of(r, page));
+        scan_pages(m, r, first, chunk_end(r, chunk_of(r, page)), &query_zero, found_zero, NULL);
         atomic_fetch_add_explicit(&m->stats.huge_broken, 1, memory_order_relaxed);
         m->round.asked = true;
     }
