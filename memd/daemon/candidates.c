@@ -17,7 +17,7 @@
 #define LOAD_NEW_PERCENT  76 /* load after a resize */
 #define LOAD_TRIM_PERCENT 55 /* below it the shard shrinks */
 #define HOMES_MIN         32
-#define SWEEP_AT_ONCE     256
+#define SAMPLE            256
 #define SWEEP_AHEAD       12 /* entries whose pages are asked for in advance */
 #define STALE_MANY        4  /* one in so many: sweeping pays more than growing */
 
@@ -237,58 +237,66 @@ int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
 
 /* ---------------------------------------------------------------- sweeping */
 
-/* Look at `count` slots from the cursor on; returns how many entries were stale. The page maps are spread
- * over memory: pages are asked for a few entries ahead. */
-static unsigned sweep_shard(struct candidates *table, struct candidates_shard *shard, unsigned count,
-                            candidates_check *check, void *ctx)
+/* The page maps are spread over memory: pages are asked for a few entries ahead. */
+static bool is_stale(const struct candidates *table, const struct candidates_shard *shard, uint32_t at,
+                     uint32_t ahead, candidates_check *check, void *ctx)
 {
-    unsigned stale = 0;
+    if (ahead < shard->slots && shard->slot[ahead])
+        check(ctx, shard->slot[ahead] & ID_MASK, 0);
+    uint64_t entry = shard->slot[at];
+    return entry && !check(ctx, entry & ID_MASK, entry_tag(table, shard, entry));
+}
 
-    for (; count && shard->used; count--) {
-        if (shard->cursor >= shard->slots)
-            shard->cursor = 0;
-        uint32_t ahead = shard->cursor + SWEEP_AHEAD;
-        if (ahead < shard->slots && shard->slot[ahead])
-            check(ctx, shard->slot[ahead] & ID_MASK, 0);
-        uint64_t entry = shard->slot[shard->cursor];
-        if (!entry || check(ctx, entry & ID_MASK, entry_tag(table, shard, entry))) {
-            shard->cursor++;
-            continue;
-        }
-        stale++;
-        take_out(table, shard, shard->cursor);
+/* Whether sweeping pays: by a sample from all over the shard. */
+static bool are_many_stale(const struct candidates *table, const struct candidates_shard *shard,
+                           candidates_check *check, void *ctx)
+{
+    uint32_t step = shard->slots / SAMPLE + 1, stale = 0, looked = 0;
+
+    for (uint32_t at = 0; at < shard->slots; at += step) {
+        stale += is_stale(table, shard, at, at + step * SWEEP_AHEAD, check, ctx);
+        looked += shard->slot[at] != 0;
     }
-    return stale;
+    return stale * STALE_MANY > looked;
+}
+
+/* All of a shard: entries come in evenly, and where stale ones were left beside places swept they would pile
+ * up. */
+static void sweep_shard(struct candidates *table, struct candidates_shard *shard, candidates_check *check,
+                        void *ctx)
+{
+    uint32_t to = 0;
+
+    for (uint32_t at = 0; at < shard->slots; at++)
+        if (shard->slot[at] && !is_stale(table, shard, at, at + SWEEP_AHEAD, check, ctx))
+            shard->slot[to++] = shard->slot[at];
+    memmove(shard->slot + shard->slots - to, shard->slot, to * sizeof *shard->slot);
+    to = lay_out(shard->slot, shard->homes, shard->slots, to);
+    table->used -= shard->used - to;
+    shard->used = to;
 }
 
 void candidates_make_room(struct candidates *table, uint64_t hash, candidates_check *check, void *ctx)
 {
     struct candidates_shard *shard = shard_of(table, hash);
 
-    if (!is_full(shard) || !shard->used)
-        return;
-    unsigned stale = sweep_shard(table, shard, SWEEP_AT_ONCE, check, ctx);
-    if (stale < SWEEP_AT_ONCE / STALE_MANY)
-        resize(table, shard); /* it fails: the insert will say so */
+    if (shard->used && is_full(shard) && are_many_stale(table, shard, check, ctx))
+        sweep_shard(table, shard, check, ctx);
 }
 
-void candidates_sweep(struct candidates *table, unsigned count, candidates_check *check, void *ctx)
+void candidates_sweep(struct candidates *table, candidates_check *check, void *ctx)
 {
-    uint64_t left = (uint64_t)count * CANDIDATES_SWEEP_MORE;
+    uint64_t swept = 0;
 
-    for (unsigned looked = 0, stale = 0;
-         left && table->used && (looked < count || stale > looked / STALE_MANY);) {
+    for (unsigned i = 0; i < CANDIDATES_SHARDS && swept < CANDIDATES_SWEEP_MAX; i++) {
         struct candidates_shard *shard = &table->shard[table->sweeping];
-        uint32_t whole = shard->slots - shard->cursor, n = whole < left ? whole : (uint32_t)left;
-        if (n > SWEEP_AT_ONCE)
-            n = SWEEP_AT_ONCE;
-        stale += sweep_shard(table, shard, n, check, ctx);
-        looked += n;
-        left -= n ? n : 1;
-        if (!shard->used || shard->cursor >= shard->slots) {
-            shard->cursor = 0;
-            table->sweeping = (table->sweeping + 1) % CANDIDATES_SHARDS;
-        }
+        table->sweeping = (table->sweeping + 1) % CANDIDATES_SHARDS;
+        if (!shard->used)
+            continue;
+        if (!are_many_stale(table, shard, check, ctx))
+            return; /* the others are like it */
+        swept += shard->used;
+        sweep_shard(table, shard, check, ctx);
     }
 }
 

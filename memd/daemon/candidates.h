@@ -28,14 +28,14 @@
 #include <stdint.h>
 
 #define CANDIDATES_SHARDS    64
-#define CANDIDATES_SHIFT_MAX 2048 /* entries moved for one insert, at most */
+#define CANDIDATES_SHIFT_MAX 2048       /* entries moved for one insert, at most */
+#define CANDIDATES_SWEEP_MAX (1u << 18) /* entries from which on a sweep ends with the shard */
 
 struct candidates_shard {
     uint64_t *slot;
     uint32_t homes; /* slots that are somebody's home */
     uint32_t slots; /* homes and the slack behind the last one */
     uint32_t used;
-    uint32_t cursor; /* of the sweep */
 };
 
 struct candidates {
@@ -72,12 +72,11 @@ int candidates_insert(struct candidates *table, uint64_t hash, uint64_t page_id)
 
 void candidates_prefetch(const struct candidates *table, uint64_t hash);
 
-/* Before an insert: if the shard is full, drop stale entries, if they are many, so that it need not grow. */
+/* Before an insert: if the shard is full and many of its entries are stale, drop those, and it need not grow.
+ */
 void candidates_make_room(struct candidates *table, uint64_t hash, candidates_check *check, void *ctx);
-/* Look at some `count` entries and drop the stale ones; at up to CANDIDATES_SWEEP_MORE times as many while
- * those are many. */
-#define CANDIDATES_SWEEP_MORE 64u
-void candidates_sweep(struct candidates *table, unsigned count, candidates_check *check, void *ctx);
+/* From time to time: the same for one shard after the other, until one has few of them. */
+void candidates_sweep(struct candidates *table, candidates_check *check, void *ctx);
 /* Give back memory of shards that have become sparse. */
 void candidates_trim(struct candidates *table);
 

@@ -3,9 +3,9 @@
 #include "memd/daemon/channel.h"
 
 #include "memd/common/clock.h"
+#include "memd/daemon/advice.h"
 #include "memd/daemon/matcher.h"
 #include "memd/daemon/state.h"
-#include "memd/daemon/tick.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -152,7 +152,7 @@ static bool send_budget(struct session *session)
 void channel_send_due(struct session *session)
 {
     if (session->budget_due) {
-        core_advise(session->vm);
+        advice_make(session->vm);
         session->budget_due = !send_budget(session);
     }
     if (session->fence_due && send_token(session, WIRE_REC_FENCE, session->fence_due)) {

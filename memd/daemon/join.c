@@ -44,7 +44,7 @@ static int identify(struct session *session, struct registry_entry *engine)
 {
     const char *proc_root = session->core->config.proc_root;
     if (session->pid <= 0)
-        return -ESRCH;
+        return -EXDEV;
     int err = proc_start_time(proc_root, session->pid, &engine->start);
     if (err)
         return err;
@@ -273,6 +273,10 @@ void join_hello(struct session *session, const void *msg, int fd)
         return;
     strcpy(engine.name, hello->name);
     int err = identify(session, &engine);
+    if (err == -ESRCH) {
+        session_drop(session); /* it has ended meanwhile */
+        return;
+    }
     if (err) {
         session_end(session, -err,
                     "cannot tell which process this is: run memd in the VMM's pid namespace or "
@@ -350,6 +354,7 @@ static void add_late(struct session *session, struct region *region)
     if (*place)
         region_succeed(region, *place);
     *place = region;
+    vm_restart_pass(session->vm, clock_now_ns());
     close(region->map_fd);
     region->map_fd = -1;
 }
@@ -475,7 +480,7 @@ static void finish(struct session *session)
     set_state(session, SESSION_LIVE);
     session->budget_due = true;
     vm_restart_pass(vm, session->since_ns);
-    vm->advice.sent.r.type = 0;
+    vm->advice = (struct advice){0};
     int err = channel_start(session);
     if (!err && send(session->sock.fd, &adopted, sizeof adopted, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         err = -errno;

@@ -17,6 +17,7 @@
 #define MEMD_DAEMON_STATE_H
 
 #include "memd/common/log.h"
+#include "memd/daemon/advice.h"
 #include "memd/daemon/call.h"
 #include "memd/daemon/core.h"
 #include "memd/daemon/exports.h"
@@ -57,6 +58,7 @@ struct core {
     struct store_quota quota;
     struct exports exports;
     struct jobs jobs;
+    struct advice_shares advice;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

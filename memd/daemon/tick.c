@@ -11,7 +11,7 @@
 #include "memd/daemon/tick.h"
 
 #include "memd/common/clock.h"
-#include "memd/daemon/advisor.h"
+#include "memd/daemon/advice.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/matcher.h"
 #include "memd/daemon/state.h"
@@ -23,78 +23,14 @@
 #define TRIM_NS          (2 * CLOCK_S)
 #define IDLE_NS          CLOCK_S /* a session's rings are trimmed after */
 #define SETTLED_SHARE    200u    /* one part in so many of guest pages may be newly found */
-#define SWEEP_ENTRIES    1024u   /* candidates looked at in a tick */
 
-/* ---------------------------------------------------------------- advice */
+/* ---------------------------------------------------------------- settled */
 
 /* Whether somebody waits for the outcome of a pass. */
 static bool is_awaited(const struct vm *vm)
 {
     return !vm->settled || vm->core->jobs.settling;
 }
-
-static bool is_digesting(const struct vm *vm)
-{
-    return session_is_live(vm->session) && ((vm->merge_on && is_awaited(vm)) || vm->estimate_job);
-}
-
-void core_advise(struct vm *vm)
-{
-    struct core *core = vm->core;
-    struct advisor_host host = {.cpu_cap = core->config.cpu_cap,
-                                .quiet_ms = core->config.quiet_ms,
-                                .round_ms_max = core->config.round_ms_max,
-                                .heal_pages_per_s = core->config.heal_pages_per_s,
-                                .vmas_percent = core->config.vmas_percent,
-                                .max_map_count = core->max_map_count,
-                                .vms = core->nvms};
-    struct vm *other;
-
-    cds_list_for_each_entry (other, &core->vms, link)
-        host.digesting += is_digesting(other);
-    struct advisor_vm in = {.merge_on = vm->merge_on,
-                            .estimating = vm->estimate_job && !vm->merge_on,
-                            .digesting = is_digesting(vm),
-                            .cost_ns = vm->advice.cost_ns};
-    struct advisor_plan plan = advisor_plan(&host, &in);
-    vm->advice.sent = (struct wire_rec_budget){
-        .r = {.type = WIRE_REC_BUDGET, .bytes = sizeof(struct wire_rec_budget)},
-        .flags = (vm->merge_on ? WIRE_BUDGET_MERGE : 0) | (in.estimating ? WIRE_BUDGET_ESTIMATE : 0),
-        .scan_pages_per_s = plan.scan_pages_per_s,
-        .quiet_ms = plan.quiet_ms,
-        .round_ms_max = plan.round_ms_max,
-        .vmas_max = plan.vmas_max,
-        .heal_pages_per_s = plan.heal_pages_per_s};
-}
-
-/* A budget is sent again when it has changed by more than a fifth. */
-static bool has_changed(const struct wire_rec_budget *a, const struct wire_rec_budget *b)
-{
-    double was = a->scan_pages_per_s, is = b->scan_pages_per_s;
-
-    return a->flags != b->flags || a->quiet_ms != b->quiet_ms || a->vmas_max != b->vmas_max ||
-           is > was * 1.2 || is < was * 0.8;
-}
-
-static void tend_advice(struct vm *vm)
-{
-    struct vm_advice *a = &vm->advice;
-    struct wire_rec_budget before = a->sent;
-    uint64_t hashed = vm->stats.hashed_pages, cpu_ns = vm->stats.cpu_ns;
-
-    if (hashed >= a->hashed_pages && cpu_ns >= a->cpu_ns)
-        a->cost_ns = advisor_cost(a->cost_ns, cpu_ns - a->cpu_ns, hashed - a->hashed_pages);
-    a->hashed_pages = hashed;
-    a->cpu_ns = cpu_ns;
-    core_advise(vm);
-    if (has_changed(&before, &a->sent)) {
-        vm->session->budget_due = true;
-        channel_wake(vm->session);
-    }
-    a->sent = before.r.type && !vm->session->budget_due ? before : a->sent;
-}
-
-/* ---------------------------------------------------------------- settled */
 
 static void ask_round(struct vm *vm)
 {
@@ -157,7 +93,6 @@ static void tick_vms(struct core *core, uint64_t now_ns)
                       vm->engine.name);
         vm->maps_warned = is_short;
         tend_pass(vm, now_ns);
-        tend_advice(vm);
         if (now_ns - vm->session->last_ns > IDLE_NS)
             channel_trim(vm->session);
     }
@@ -178,7 +113,7 @@ static void trim(struct core *core, uint64_t now_ns)
     core->trimmed_ns = now_ns;
     cds_list_for_each_entry (domain, &core->domains, link)
         for (unsigned i = 0; i < domain->nindexes; i++) {
-            candidates_sweep(&domain->indexes[i].candidates, SWEEP_ENTRIES, matcher_check, domain);
+            candidates_sweep(&domain->indexes[i].candidates, matcher_check, domain);
             candidates_trim(&domain->indexes[i].candidates);
             index_trim(&domain->indexes[i]);
         }
@@ -196,6 +131,7 @@ void core_tick(struct core *core, uint64_t now_ns)
             channel_wake(session);
     }
     tick_vms(core, now_ns);
+    advice_tick(core, now_ns);
     cds_list_for_each_entry (domain, &core->domains, link)
         domain_tend_fence(domain, now_ns);
     jobs_tick(core);

@@ -6,10 +6,7 @@
 #include <stdint.h>
 
 struct core;
-struct vm;
 
 void core_tick(struct core *core, uint64_t now_ns);
-/* Make a plan for a VM: vm.advice.sent. */
-void core_advise(struct vm *vm);
 
 #endif

@@ -11,6 +11,7 @@
 #ifndef MEMD_DAEMON_VM_H
 #define MEMD_DAEMON_VM_H
 
+#include "memd/daemon/advice.h"
 #include "memd/daemon/domain.h"
 #include "memd/daemon/holdings.h"
 
@@ -48,12 +49,6 @@ struct vm_pass {
     bool asked;            /* for its second round */
 };
 
-struct vm_advice {
-    uint64_t cpu_ns, hashed_pages; /* counters at the last look */
-    double cost_ns;                /* of a hashed page, smoothed */
-    struct wire_rec_budget sent;   /* type 0: none yet */
-};
-
 struct vm {
     struct cds_list_head link;        /* core->vms */
     struct cds_list_head domain_link; /* domain->vms */
@@ -78,7 +73,7 @@ struct vm {
     uint64_t merged_ever, dropped_proposals;
     struct vm_stats stats;
     struct vm_pass pass;
-    struct vm_advice advice;
+    struct advice advice;
     double frame_share; /* sum over its references of 1/users, see snapshot.c */
     uint64_t share_change, share_ns, share_cost_ns;
 };

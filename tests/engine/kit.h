@@ -22,23 +22,23 @@
 void kit_fail(const char *file, int line, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
 #define FAIL(...) kit_fail(__FILE__, __LINE__, __VA_ARGS__)
-#define CHECK(cond, ...)          \
-    do {                          \
-        if (!(cond))              \
-            FAIL(__VA_ARGS__);    \
+#define CHECK(cond, ...)       \
+    do {                       \
+        if (!(cond))           \
+            FAIL(__VA_ARGS__); \
     } while (0)
 /* A call that returns 0 or -errno. */
-#define OK(call)                                      \
-    do {                                              \
-        int ok_ = (call);                             \
-        if (ok_)                                      \
-            FAIL("%s: %s", #call, kit_error(ok_));    \
+#define OK(call)                                   \
+    do {                                           \
+        int ok_ = (call);                          \
+        if (ok_)                                   \
+            FAIL("%s: %s", #call, kit_error(ok_)); \
     } while (0)
-#define EQUALS(a, b)                                                                      \
-    do {                                                                                  \
-        long long a_ = (long long)(a), b_ = (long long)(b);                               \
-        if (a_ != b_)                                                                     \
-            FAIL("%s is %lld, not %lld (%s)", #a, a_, b_, #b);                            \
+#define EQUALS(a, b)                                           \
+    do {                                                       \
+        long long a_ = (long long)(a), b_ = (long long)(b);    \
+        if (a_ != b_)                                          \
+            FAIL("%s is %lld, not %lld (%s)", #a, a_, b_, #b); \
     } while (0)
 const char *kit_error(int err);
 

@@ -20,18 +20,18 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MERGES_FULL   1000000u
-#define CHUNKS_OWN    3u
-#define CHUNKS_EQUAL  2u
-#define CHUNKS_GONE   1u
-#define CHUNKS        (CHUNKS_OWN + CHUNKS_EQUAL + CHUNKS_GONE)
-#define NPAGES        (CHUNKS * 512u)
-#define FIRST_EQUAL   (CHUNKS_OWN * 512u)
-#define FIRST_GONE    ((CHUNKS_OWN + CHUNKS_EQUAL) * 512u)
-#define CONTENTS      64u /* of the equal part */
-#define WRITERS       2u
-#define SLOT_OF(w)    (64u + (w) * 8u) /* byte offset of a writer's word */
-#define LONE_SLOT     2048u
+#define MERGES_FULL  1000000u
+#define CHUNKS_OWN   3u
+#define CHUNKS_EQUAL 2u
+#define CHUNKS_GONE  1u
+#define CHUNKS       (CHUNKS_OWN + CHUNKS_EQUAL + CHUNKS_GONE)
+#define NPAGES       (CHUNKS * 512u)
+#define FIRST_EQUAL  (CHUNKS_OWN * 512u)
+#define FIRST_GONE   ((CHUNKS_OWN + CHUNKS_EQUAL) * 512u)
+#define CONTENTS     64u /* of the equal part */
+#define WRITERS      2u
+#define SLOT_OF(w)   (64u + (w)*8u) /* byte offset of a writer's word */
+#define LONE_SLOT    2048u
 
 struct torture {
     struct script *script;

@@ -164,8 +164,7 @@ static bool send_export(struct matcher *m, const struct wish *w)
         slot++;
     if (slot == WIRE_EXPORT_SLOTS)
         return false;
-    struct wire_rec_export *rec =
-        orders_reserve(w->place.vm, WIRE_REC_EXPORT, w->place.region, sizeof *rec);
+    struct wire_rec_export *rec = orders_reserve(w->place.vm, WIRE_REC_EXPORT, w->place.region, sizeof *rec);
     if (!rec)
         return false;
     rec->page = w->place.page;

@@ -180,7 +180,7 @@ uint32_t script_recycle(struct script *s);
 /* ---- between the files; all under script.lock */
 
 void script_violation(struct script_vm *vm, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int records_take(struct script_vm *vm); /* all there is; -errno: the ring is broken */
+int records_take(struct script_vm *vm);   /* all there is; -errno: the ring is broken */
 void records_ready(struct script_vm *vm); /* from here on no frame field may change */
 void records_adopt(struct script_vm *vm); /* counts what the page maps name */
 void records_region_gone(struct script_vm *vm, uint32_t region);

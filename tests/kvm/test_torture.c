@@ -53,18 +53,25 @@ static void nibble(struct kit_vm *vm, uint64_t data_offset, uint64_t *state)
     }
 }
 
-/* Everything back into private memory, by the operator or by the VMM, and on again. */
-static void unmerge(const struct kit_daemon *daemon, struct kit_vm *vm, bool by_vmm)
+/* Everything anew: given up by the guest, or back into private memory by the VMM or by the operator, and on
+ * again. */
+static void renew(const struct kit_daemon *daemon, struct kit_vm *vm, uint64_t data_offset, uint64_t round)
 {
     char text[KIT_LINE_MAX];
 
-    if (by_vmm) {
+    switch (round % 4) {
+    case 0:
         if (kit_vm_try(vm, "unmerge") == 0)
             kit_vm_do(vm, "enrol");
-        return;
+        break;
+    case 1:
+        kit_memctl(daemon, text, sizeof text, KIT_ARGS("unmerge", vm->name));
+        CHECK(kit_memctl(daemon, text, sizeof text, KIT_ARGS("merge", "on", vm->name)) == 0, "merge on");
+        break;
+    default:
+        kit_vm_do(vm, "discard %llu %llu", (unsigned long long)data_offset,
+                  (unsigned long long)(vm->pages * KIT_PAGE));
     }
-    kit_memctl(daemon, text, sizeof text, KIT_ARGS("unmerge", vm->name));
-    CHECK(kit_memctl(daemon, text, sizeof text, KIT_ARGS("merge", "on", vm->name)) == 0, "merge on");
 }
 
 static uint64_t merges_of(struct kit_vm *vm)
@@ -110,7 +117,7 @@ int main(void)
     for (int g = 0; g < GUESTS; g++) {
         kit_vm_start(&daemon, &vms[g], names[g],
                      KIT_ARGS("--domain", "web", "--mem", "32", "--vcpus", "2", "--thp", g ? "on" : "off",
-                              "--zero", "20", "--shared", "100", "--toggle", "20", "--verify", "1000"));
+                              "--zero", "20", "--shared", "100", "--toggle", "50", "--verify", "1000"));
         data_offset = (uint64_t)kit_number(vms[g].line, "data_offset");
     }
     start_ms = kit_ms();
@@ -119,7 +126,7 @@ int main(void)
         for (int g = 0; g < GUESTS; g++)
             disturb(&vms[g], data_offset, &state);
         merges = merges_of(&vms[0]) + merges_of(&vms[1]);
-        unmerge(&daemon, &vms[rounds % GUESTS], rounds / GUESTS % 2);
+        renew(&daemon, &vms[rounds % GUESTS], data_offset, rounds / GUESTS);
         CHECK(kit_ms() - start_ms < limit_ms, "%llu merges of %llu wanted in %llu s",
               (unsigned long long)merges, (unsigned long long)wanted, (unsigned long long)(limit_ms / 1000));
     }

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# memd-test: timeout=150
+#
+# memd killed with SIGKILL at random moments, 100 times at full scale, while guests rewrite pages, merge and check
+# themselves. Now and then one VMM is stopped meanwhile. No guest may lose a byte, every engine must be back
+# within 2 s of the daemon, and at the end no frame may be left that nobody maps.
+. "$(dirname "$0")/lib.sh"
+
+guests=(g1 g2 g3)
+stopped=
+
+# all_are_back: nobody is waited for, and everybody is there
+all_are_back() {
+    [ "$(daemon awaited_engines)" = 0 ] && [ "$(total vms)" = ${#guests[@]} ]
+}
+
+# Within 2 s of the daemon: twice that on a noisy machine, and the time memctl takes to say so.
+expect_back() {
+    await 4 all_are_back || fail "not all engines are back: $(ctl status)"
+}
+
+stop_one() {
+    stopped=${guests[$(random ${#guests[@]})]}
+    kill -STOP "${guest_pid[$stopped]}"
+}
+
+# A stopped engine is waited for, and keeps what it maps.
+continue_it() {
+    await 4 is 1 daemon awaited_engines || fail "the stopped engine of $stopped is not waited for: $(ctl status)"
+    kill -CONT "${guest_pid[$stopped]}"
+    stopped=
+    expect_back
+}
+
+set_up
+for i in 1 2; do image img$i 48 $i; done
+memd_start
+guest g1 --mem 48 --domain common --image "$tmp/img1" --toggle 10
+guest g2 --mem 48 --domain common --image "$tmp/img2" --toggle 10
+guest g3 --mem 48 --image "$tmp/img1" --churn 5
+settle
+
+kills=$(scaled 100 8)
+for ((i = 0; i < kills; i++)); do
+    sleep "0.$(printf '%03d' "$(random 500)")"
+    [ $((i % 4)) -ne 1 ] || stop_one
+    memd_kill
+    memd_start
+    [ -z "$stopped" ] || continue_it
+    [ $((i % 4)) -ne 3 ] || expect_back
+done
+expect_back
+[ "$(daemon restarts)" = "$kills" ] || fail "$(daemon restarts) restarts counted, $kills made"
+for g in "${guests[@]}"; do guest_check "$g"; done
+[ "$(total merges)" -gt 0 ] && [ "$(total pages_sharing)" -gt 0 ] || fail "nothing was merged: $(ctl status)"
+
+ctl unmerge all >/dev/null || fail "unmerge failed"
+frames_are_gone
+for g in "${guests[@]}"; do
+    guest_check "$g"
+    guest_end "$g"
+done
+await 10 is 0 total vms || fail "VMs are left: $(ctl status)"
+memd_end
+echo "$kills kills"

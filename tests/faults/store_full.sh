@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# memd-test: timeout=60
+#
+# The frame store runs full, by its limit and by the tmpfs it lies on: merging stops and says so, guests go on.
+. "$(dirname "$0")/lib.sh"
+
+says_full() {
+    ctl status | grep -q "warning: .* full"
+}
+
+# run_full LIMIT_MIB OPTION...: two guests that could share more than there is room for
+run_full() {
+    local limit_mib=$1
+    shift
+    memd_options=("$@")
+    memd_start
+    guest g1 --mem 48 --domain common --image "$tmp/img1" --toggle 5
+    guest g2 --mem 48 --domain common --image "$tmp/img2" --toggle 5
+    settle
+    says_full || fail "nothing says that the store is full: $(ctl status)"
+    [ "$(total pages_sharing)" -gt 0 ] || fail "nothing was merged before it was full: $(ctl status)"
+    [ "$(domain store_bytes)" -le $((limit_mib << 20)) ] || fail "the store has $(domain store_bytes) bytes"
+    [ "$(domain store_bytes)" -ge $((limit_mib << 19)) ] || fail "only $(domain store_bytes) bytes were used"
+    guest_check g1
+    guest_check g2
+    ctl unmerge all >/dev/null || fail "unmerge failed"
+    frames_are_gone
+    guest_check g1
+    guest_check g2
+    guest_end g1
+    guest_end g2
+    memd_end
+}
+
+# in a mount namespace of its own: a tmpfs that is too small
+if [ "${1:-}" = small-tmpfs ]; then
+    set_up "$2"
+    run_full 6
+    exit 0
+fi
+
+set_up
+for i in 1 2; do image img$i 48 $i; done
+run_full 4 --store-max 4M
+
+[ "$(id -u)" = 0 ] || { echo "skip: mounting a small tmpfs needs root" && exit 0; }
+mkdir "$tmp/small"
+unshare --mount -- sh -c "mount -t tmpfs -o size=6m,mode=1777 memd-test '$tmp/small' && exec '$0' small-tmpfs '$tmp/small'" ||
+    fail "with a tmpfs that is full"
