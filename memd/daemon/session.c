@@ -74,6 +74,8 @@ static void leave_vm(struct session *session)
     jobs_session_lost(vm);
     exports_abandon(session);
     proposals_drop_all(session);
+    for (unsigned i = 0; i < vm->domain->nstores; i++)
+        store_lease_end(&vm->domain->stores[i], &session->lease[i]);
     vm->session = NULL;
     for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++)
         if (vm->region[i])

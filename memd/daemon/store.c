@@ -56,10 +56,15 @@ static void place_on_node(int fd, uint64_t bytes, unsigned node)
     munmap(map, bytes);
 }
 
-static void set_taken(struct store *store, uint32_t index, bool taken)
+static void set_bit(uint64_t *bitmap, uint32_t index, bool on)
 {
     uint64_t bit = 1ull << (index % 64);
-    store->taken[index / 64] = taken ? store->taken[index / 64] | bit : store->taken[index / 64] & ~bit;
+    bitmap[index / 64] = on ? bitmap[index / 64] | bit : bitmap[index / 64] & ~bit;
+}
+
+static void set_taken(struct store *store, uint32_t index, bool taken)
+{
+    set_bit(store->taken, index, taken);
 }
 
 static void count_taken(struct store *store, uint32_t index)
@@ -121,7 +126,8 @@ int store_open(int dir_fd, unsigned node, uint64_t bytes, struct store_quota *qu
     err = -ENOMEM;
     store.frames = reserve_space(frames_bytes(&store));
     store.taken = reserve_space(taken_bytes(&store));
-    if (!store.frames || !store.taken)
+    store.leased = reserve_space(taken_bytes(&store));
+    if (!store.frames || !store.taken || !store.leased)
         goto fail;
     place_on_node(fd, bytes, node);
     err = find_frames(&store);
@@ -143,6 +149,8 @@ void store_close(struct store *store)
         munmap(store->frames, frames_bytes(store));
     if (store->taken)
         munmap(store->taken, taken_bytes(store));
+    if (store->leased)
+        munmap(store->leased, taken_bytes(store));
     store->quota->frames -= store->used;
     close(store->fd);
     *store = (struct store){.fd = -1};
@@ -165,11 +173,12 @@ int store_unlink(int dir_fd, unsigned node)
 
 /* ---------------------------------------------------------------- taking and freeing */
 
-/* First free frame of [from, to), or `to`. */
-static uint32_t find_free(const struct store *store, uint32_t from, uint32_t to)
+/* First free frame of [from, to), or `to`; `leased` ones are free, too, or not. */
+static uint32_t find_free(const struct store *store, uint32_t from, uint32_t to, bool leased)
 {
     for (uint32_t at = from; at < to;) {
-        uint64_t free_bits = ~store->taken[at / 64] >> (at % 64);
+        uint64_t taken = store->taken[at / 64] | (leased ? 0 : store->leased[at / 64]);
+        uint64_t free_bits = ~taken >> (at % 64);
         if (free_bits) {
             at += (uint32_t)__builtin_ctzll(free_bits);
             return at < to ? at : to;
@@ -179,8 +188,8 @@ static uint32_t find_free(const struct store *store, uint32_t from, uint32_t to)
     return to;
 }
 
-/* A new lease: in the gaps below `top` while those are more than a quarter of it, else fresh frames. The
- * rover moves past the lease, so that two sessions do not share one. */
+/* A new lease: in the gaps below `top` while those are more than a quarter of it, else fresh frames. It ends
+ * where another begins. The rover moves past it. */
 static bool renew_lease(struct store *store, struct store_lease *lease)
 {
     uint32_t gaps = store->top - 1 - store->used;
@@ -188,20 +197,34 @@ static bool renew_lease(struct store *store, struct store_lease *lease)
 
     if (store->rover >= store->top && gaps > store->top / 4)
         store->rover = 1;
-    uint32_t at = find_free(store, store->rover, store->top);
+    uint32_t at = find_free(store, store->rover, store->top, false);
     if (at == store->top && !fresh_left)
-        at = find_free(store, 1, store->top);
+        at = find_free(store, 1, store->top, false);
+    if (at >= store->nframes) /* only leased ones are left */
+        at = find_free(store, 1, store->nframes, true);
     if (at >= store->nframes)
         return false;
 
-    uint32_t room = store->nframes - at;
-    *lease =
-        (struct store_lease){.next = at, .end = at + (room < STORE_LEASE_FRAMES ? room : STORE_LEASE_FRAMES)};
-    store->rover = lease->end;
+    uint32_t room = store->nframes - at, end = at;
+    for (uint32_t most = at + (room < STORE_LEASE_FRAMES ? room : STORE_LEASE_FRAMES); end < most; end++) {
+        if (end > at && store->leased[end / 64] >> (end % 64) & 1)
+            break;
+        if (!(store->taken[end / 64] >> (end % 64) & 1))
+            set_bit(store->leased, end, true);
+    }
+    *lease = (struct store_lease){.next = at, .end = end};
+    store->rover = end;
     /* leases beyond `top` lie side by side, used up or not */
-    if (lease->end > store->top)
-        store->top = lease->end;
+    if (end > store->top)
+        store->top = end;
     return true;
+}
+
+void store_lease_end(struct store *store, struct store_lease *lease)
+{
+    for (uint32_t i = lease->next; i < lease->end; i++)
+        set_bit(store->leased, i, false);
+    *lease = (struct store_lease){0};
 }
 
 uint32_t store_take(struct store *store, struct store_lease *lease)
@@ -211,10 +234,11 @@ uint32_t store_take(struct store *store, struct store_lease *lease)
         return 0;
     }
     for (int tries = 0; tries < 2; tries++) {
-        uint32_t index = find_free(store, lease->next, lease->end);
+        uint32_t index = find_free(store, lease->next, lease->end, true);
         if (index < lease->end) {
             lease->next = index + 1;
             set_taken(store, index, true);
+            set_bit(store->leased, index, false);
             count_taken(store, index);
             store->frames[index] = (struct frame){.state = FRAME_RESERVED};
             return index;
@@ -231,6 +255,7 @@ static void forget_all(struct store *store)
 {
     madvise(store->frames, frames_bytes(store), MADV_DONTNEED);
     madvise(store->taken, taken_bytes(store), MADV_DONTNEED);
+    madvise(store->leased, taken_bytes(store), MADV_DONTNEED);
     store->top = store->rover = 1;
 }
 
@@ -297,7 +322,7 @@ size_t store_metadata_bytes(const struct store *store)
 {
     if (store->top <= 1)
         return 0;
-    return whole_pages(store->top * sizeof(struct frame)) + whole_pages(store->top / 8);
+    return whole_pages(store->top * sizeof(struct frame)) + 2 * whole_pages(store->top / 8);
 }
 
 uint64_t store_block_bytes(const struct store *store)

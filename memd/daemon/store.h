@@ -61,6 +61,7 @@ struct store {
     bool full;            /* an allocation or a write has failed since a frame was last freed */
     struct frame *frames; /* reserved address space; touched up to `top` */
     uint64_t *taken;      /* bitmap, likewise */
+    uint64_t *leased;     /* the same: in somebody's lease, not taken yet */
     struct store_quota *quota;
 };
 
@@ -74,6 +75,8 @@ int store_unlink(int dir_fd, unsigned node);
 
 /* A free frame, RESERVED now; the lease's next if that is free. Returns 0 if the store is full. */
 uint32_t store_take(struct store *store, struct store_lease *lease);
+/* Give back what is left of a lease. */
+void store_lease_end(struct store *store, struct store_lease *lease);
 /* Make frames [index, index+count) FREE and give their blocks back. */
 void store_free(struct store *store, uint32_t index, uint32_t count);
 

@@ -17,8 +17,8 @@
  * The pin probe: fork marks the anonymous pages of the parent as shared, except pages that may be pinned,
  * which it copies for the child at once (Linux mm, folio_try_dup_anon_rmap). So after a throw-away clone in
  * which only the mappings in question take part, bit 56 of /proc/self/pagemap (page exclusively mapped) is
- * still set for exactly the pages that may be pinned, as long as the child lives. It does nothing but wait for
- * its end.
+ * still set for exactly the pages that may be pinned, as long as the child lives. It does nothing but wait
+ * for its end.
  *
  * All functions: engine.work held, any thread.
  */
@@ -120,8 +120,9 @@ static void set_fork(const struct heal *h, int advice)
         madvise(page_hva(h->r, page), (end - page) * PAGE_BYTES, advice);
 }
 
-/* A child that only waits for its end: while it lives, what it shares is mapped twice. Not fork(): no handlers,
- * no signal to the parent, nothing of libc in the child. It ends with the thread that made it, too. */
+/* A child that only waits for its end: while it lives, what it shares is mapped twice. Not fork(): no
+ * handlers, no signal to the parent, nothing of libc in the child. It ends with the thread that made it, too.
+ */
 __attribute__((no_sanitize("thread", "address"), noinline)) static long spawn_probe(void)
 {
     pid_t self = getpid();

@@ -124,7 +124,8 @@ void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages)
         }
         /* the content is safe where it is, and the guest waits for it: try until it goes */
         if (++failures % HOLD_COMPLAIN == 0)
-            log_msg(m, MEMD_LOG_ERROR, "giving a page back to %p fails (%d), trying again", (void *)hva, -err);
+            log_msg(m, MEMD_LOG_ERROR, "giving a page back to %p fails (%d), trying again", (void *)hva,
+                    -err);
         sched_yield();
     }
 }

@@ -6,10 +6,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PLAN_PAGES_MAX   512u
-#define PLAN_SPANS_MAX   (PLAN_PAGES_MAX / 2)
-#define PLAN_FLUSH_PAGES 33u /* Linux x86, tlb_single_page_flush_ceiling: longer ranges are flushed at once \
-                              */
+#define PLAN_PAGES_MAX 512u
+#define PLAN_SPANS_MAX (PLAN_PAGES_MAX / 2)
+#define PLAN_FLUSH_PAGES                                                               \
+    33u /* Linux x86, tlb_single_page_flush_ceiling: longer ranges are flushed at once \
+         */
 
 enum plan_kind {
     PLAN_BARRIER, /* must stay where it is: a store mapping, a pinned page, memory that takes no part */

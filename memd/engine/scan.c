@@ -327,7 +327,8 @@ static void huge_gone(struct region *r, uint32_t chunk)
                  page_get(r, p) & ~(WIRE_PAGE_F_HUGE | (uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
 }
 
-/* Splitting a huge page, the kernel maps its zero pages to the one it shares (Linux 6.12): they are dropped. */
+/* Splitting a huge page, the kernel maps its zero pages to the one it shares (Linux 6.12): they are dropped.
+ */
 static void found_zero(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
                        void *arg)
 {

@@ -465,8 +465,8 @@ static void do_export(struct memd *m, const struct wire_rec_export *x)
         n = 0;
     for (uint32_t i = 0; i < n; i++) {
         unsigned state = entry_state(page_get(r, x->page + i));
-        /* pages that were let go since are not read: reading would bring them into being again; those that take
-         * no part may not even be readable */
+        /* pages that were let go since are not read: reading would bring them into being again; those that
+         * take no part may not even be readable */
         if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE || !region_segment(r, x->page + i))
             n = 0;
         else
@@ -543,7 +543,8 @@ static bool pass_barrier(struct memd *m)
     /* the references given back may have filled the ring: the answer waits for room */
     if (!refs_flush_all(m) || ring_room(&m->session.up) < 2 * sizeof *token)
         return false;
-    answer_token(m, token->r.type == WIRE_REC_FENCE ? WIRE_REC_FENCED : WIRE_REC_DONE, token->id, token->error);
+    answer_token(m, token->r.type == WIRE_REC_FENCE ? WIRE_REC_FENCED : WIRE_REC_DONE, token->id,
+                 token->error);
     token->r.type = 0;
     return m->session.state == SESSION_LIVE;
 }

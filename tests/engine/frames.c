@@ -155,3 +155,16 @@ uint32_t script_refs(struct script *s, uint32_t frame)
     pthread_mutex_unlock(&s->lock);
     return refs;
 }
+
+struct script_counts script_count(struct script *s)
+{
+    struct script_counts n = {0};
+
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t f = 0; f < s->nblocks * SCRIPT_BLOCK_FRAMES; f++) {
+        n.shared += s->refs[f] > 0;
+        n.sharing += s->refs[f] > 1 ? s->refs[f] - 1 : 0;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}

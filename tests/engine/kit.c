@@ -247,18 +247,20 @@ static bool smaps_field(const char *line, const char *name, uint64_t *sum)
 }
 
 /* Counts mappings that lie in the range as a whole; parts of others are counted too. */
-struct kit_smaps kit_smaps(const void *hva, uint64_t bytes)
+struct kit_smaps kit_smaps_of(pid_t pid, uint64_t hva, uint64_t bytes)
 {
-    uint64_t first = (uintptr_t)hva, limit = first + bytes, start, end, inode;
+    uint64_t limit = hva + bytes, start, end, inode;
     struct kit_smaps s = {0};
     bool inside = false;
-    char line[512];
-    FILE *f = fopen("/proc/self/smaps", "re");
+    char line[512], path[64];
+
+    snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
+    FILE *f = fopen(path, "re");
 
     CHECK(f, "smaps: %s", strerror(errno));
     while (fgets(line, sizeof line, f)) {
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %*x %*s %" SCNu64, &start, &end, &inode) == 3) {
-            inside = start < limit && end > first;
+            inside = start < limit && end > hva;
             s.vmas += inside;
             s.file_vmas += inside && inode;
         } else if (inside) {
@@ -272,15 +274,26 @@ struct kit_smaps kit_smaps(const void *hva, uint64_t bytes)
     return s;
 }
 
-uint64_t kit_pagemap(const void *hva)
+struct kit_smaps kit_smaps(const void *hva, uint64_t bytes)
 {
-    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    return kit_smaps_of(getpid(), (uintptr_t)hva, bytes);
+}
+
+uint64_t kit_pagemap_of(pid_t pid, uint64_t hva)
+{
+    char path[64];
     uint64_t e = 0;
 
-    CHECK(fd >= 0 && pread(fd, &e, sizeof e, (off_t)((uintptr_t)hva / PAGE * 8)) == 8, "pagemap: %s",
-          strerror(errno));
+    snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0 && pread(fd, &e, sizeof e, (off_t)(hva / PAGE * 8)) == 8, "%s: %s", path, strerror(errno));
     close(fd);
     return e;
+}
+
+uint64_t kit_pagemap(const void *hva)
+{
+    return kit_pagemap_of(getpid(), (uintptr_t)hva);
 }
 
 static unsigned count_dir(const char *path)

@@ -83,7 +83,9 @@ struct kit_smaps {
     uint64_t anon_bytes, anon_huge_bytes, rss_bytes, pss_bytes, locked_bytes, file_vmas, vmas;
 };
 struct kit_smaps kit_smaps(const void *hva, uint64_t bytes);
+struct kit_smaps kit_smaps_of(pid_t pid, uint64_t hva, uint64_t bytes);
 uint64_t kit_pagemap(const void *hva);
+uint64_t kit_pagemap_of(pid_t pid, uint64_t hva);
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_FILE    (1ull << 61)
 #define PAGEMAP_PFN     ((1ull << 55) - 1)

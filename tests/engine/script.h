@@ -144,8 +144,13 @@ unsigned script_wait_back(struct script_vm *vm, uint64_t sessions_before);
 /* Page map entry as it is now. */
 uint64_t script_entry(struct script_vm *vm, uint32_t region, uint32_t page);
 uint32_t script_count_state(struct script_vm *vm, uint32_t region, enum wire_page_state state);
-/* References engines hold to a frame, by the accounts; 0 if the pages say otherwise too. */
+/* References to a frame, by the accounts. */
 uint32_t script_refs(struct script *s, uint32_t frame);
+/* KSM's pages_shared: frames somebody refers to; and pages_sharing: further references to them. */
+struct script_counts {
+    uint64_t shared, sharing;
+};
+struct script_counts script_count(struct script *s);
 
 /* ---- orders (orders.c) */
 

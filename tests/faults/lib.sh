@@ -128,7 +128,7 @@ image() {
 }
 
 guest_is_ready() {
-    grep -q '"event": "ready"' "$tmp/$1.out" && return
+    grep -qs '"event": "ready"' "$tmp/$1.out" && return
     kill -0 "${guest_pid[$1]}" 2>/dev/null || fail "guest $1 has ended: $(tail -n 3 "$tmp/$1.err")"
     return 1
 }
@@ -170,6 +170,13 @@ guest_kill() {
     kill -KILL "${guest_pid[$1]}"
     wait "${guest_pid[$1]}" 2>/dev/null
     unset "guest_pid[$1]"
+}
+
+# above NUMBER COMMAND...: the command prints a larger number
+above() {
+    local least=$1
+    shift
+    [ "$("$@")" -gt "$least" ]
 }
 
 # is NUMBER COMMAND...: the command prints this number

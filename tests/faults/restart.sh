@@ -39,7 +39,7 @@ memd_start
 guest g1 --mem 48 --domain common --image "$tmp/img1" --toggle 10
 guest g2 --mem 48 --domain common --image "$tmp/img2" --toggle 10
 guest g3 --mem 48 --image "$tmp/img1" --churn 5
-settle
+await 30 above 0 total pages_sharing || fail "nothing is merged: $(ctl status)"
 
 kills=$(scaled 100 8)
 for ((i = 0; i < kills; i++)); do

@@ -10,7 +10,7 @@ set_up
 for i in 1 2; do image img$i 48 $i; done
 memd_start
 guest stays --mem 48 --domain common --image "$tmp/img1" --toggle 5
-settle
+await 30 above 0 total pages_sharing || fail "nothing is merged: $(ctl status)"
 
 kills=$(scaled 30 5)
 for ((i = 0; i < kills; i++)); do
