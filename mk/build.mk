@@ -87,7 +87,7 @@ $(eval $(call program,$(B)/memd,daemon,$(AR_common),daemon))
 $(eval $(call program,$(B)/memctl,ctl,,ctl))
 $(eval $(call program,$(B)/memvm,memvm,$(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/mkimage,mkimage,,))
-$(eval $(call program,$(B)/bench/dedup,dedup,$(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/bench/dedup,dedup,$(AR_mkimage) $(B)/libmemd.a,engine))
 
 # short names: make memd, make memvm, ...
 .PHONY: memd memctl memvm mkimage libmemd

@@ -255,11 +255,11 @@ start_guests() {
     done
 }
 
-# The last whole line each guest has reported.
+# The last whole report of each guest; answers to commands are other lines.
 read_guests() {
     local i
     for ((i = 1; i <= guests; i++)); do
-        guest_line[i]=$(grep '}$' "$work_dir/g$i.out" | tail -n 1)
+        guest_line[i]=$(grep '^{"event".*}$' "$work_dir/g$i.out" | tail -n 1)
         guest_alive "$i" || fail "guest g$i died: $(tail -n 1 "$work_dir/g$i.log")"
     done
     [ ${#failures[@]} -eq 0 ] || quit "ends here"
@@ -487,6 +487,7 @@ main() {
     measure
     after_bytes=$pss_bytes after_available=$available_bytes settled=$totals
     rewrite_one
+    settle
     measure
     rewritten_bytes=$pss_bytes rewritten_available=$available_bytes
 

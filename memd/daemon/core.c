@@ -302,7 +302,7 @@ int core_open(const struct core_config *config, struct core **ret_core, char *re
         release(core);
         return err;
     }
-    core->made_run_dir = core->made_state_dir = false;
+    core->made_run_dirs = core->made_state_dirs = 0;
     *ret_core = core;
     return 0;
 }

@@ -5,7 +5,7 @@
  *   RUN_DIR/memd.lock     locked (flock) while a daemon runs; the lock goes with the process
  *   RUN_DIR/memd.sock     SEQPACKET, for VMMs of any user: who may do what is decided by SO_PEERCRED
  *   RUN_DIR/store/        frame stores, if RUN_DIR is on tmpfs; else /dev/shm/memd-store.UID.HASH;
- *   store/merge           "on" or "off", if a user has said so for all VMs
+ *   store/merge-on, -off  (one of them, empty) if a user has said so for all VMs
  *   STATE_DIR/restarts    how often memd was started here
  */
 #include "memd/daemon/place.h"
@@ -29,7 +29,8 @@
 #include <xxhash.h>
 
 #define SHM_DIR        "/dev/shm"
-#define MERGE_FILE     "merge"
+#define MERGE_ON       "merge-on"
+#define MERGE_OFF      "merge-off"
 #define LOCK_TRIES     16
 #define LISTEN_BACKLOG 128
 
@@ -49,20 +50,37 @@ __attribute__((format(printf, 3, 4))) static int fail(const struct report *repor
     return -error;
 }
 
-/* As mkdir -p, with `mode` for the last. */
-static int make_dirs(const char *path, mode_t mode, bool *ret_made)
+static int make_dir(const char *path, mode_t mode, unsigned *made)
+{
+    if (!mkdir(path, mode)) {
+        ++*made;
+        return 0;
+    }
+    return errno == EEXIST ? 0 : -errno;
+}
+
+/* As mkdir -p, with `mode` for the last; counts those made. */
+static int make_dirs(const char *path, mode_t mode, unsigned *made)
+{
+    char copy[600];
+    int err = 0;
+
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *slash = copy + 1; !err && (slash = strchr(slash, '/')); *slash++ = '/') {
+        *slash = '\0';
+        err = make_dir(copy, 0755, made);
+    }
+    return err ? err : make_dir(copy, mode, made);
+}
+
+/* The last `n` of a path, as far as they are empty. */
+static void remove_dirs(const char *path, unsigned n)
 {
     char copy[600];
 
     snprintf(copy, sizeof copy, "%s", path);
-    for (char *slash = copy + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
+    for (char *slash; n-- && !rmdir(copy) && (slash = strrchr(copy, '/'));)
         *slash = '\0';
-        if (mkdir(copy, 0755) && errno != EEXIST)
-            return -errno;
-    }
-    int err = mkdir(copy, mode) ? -errno : 0;
-    *ret_made = !err;
-    return err == -EEXIST ? 0 : err;
 }
 
 /* A daemon that ends removes its lock file: what we have locked must be what the name stands for. */
@@ -92,7 +110,7 @@ static int open_run_dir(struct core *core, const struct report *report)
 {
     const char *dir = core->config.run_dir;
     char path[300];
-    int err = make_dirs(dir, 0755, &core->made_run_dir);
+    int err = make_dirs(dir, 0755, &core->made_run_dirs);
 
     if (err)
         return fail(report, -err, "cannot make the run directory %s: %s; give another with --run-dir", dir,
@@ -110,7 +128,7 @@ static int open_run_dir(struct core *core, const struct report *report)
 
 static int open_state_dir(struct core *core, const struct report *report)
 {
-    int err = make_dirs(core->config.state_dir, 0750, &core->made_state_dir);
+    int err = make_dirs(core->config.state_dir, 0750, &core->made_state_dirs);
 
     if (!err && faccessat(AT_FDCWD, core->config.state_dir, R_OK | W_OK | X_OK, AT_EACCESS))
         err = -errno;
@@ -205,6 +223,40 @@ int place_open(struct core *core, char *ret_error, size_t error_bytes)
     return err;
 }
 
+/* ---------------------------------------------------------------- merging, on or off */
+
+static void forget_merge(struct core *core)
+{
+    unlinkat(core->store_fd, MERGE_ON, 0);
+    unlinkat(core->store_fd, MERGE_OFF, 0);
+}
+
+void place_keep_merge(struct core *core)
+{
+    int fd = openat(core->store_fd, core->merge_on ? MERGE_ON : MERGE_OFF,
+                    O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0) {
+        log_warn("cannot note in %s whether merging is on for the next start of memd: %s", core->store_path,
+                 strerror(errno));
+        return;
+    }
+    close(fd);
+    unlinkat(core->store_fd, core->merge_on ? MERGE_OFF : MERGE_ON, 0);
+}
+
+void place_recall_merge(struct core *core)
+{
+    if (!core->nawaited) /* nobody is left whom it was said of: the configuration counts */
+        forget_merge(core);
+    else if (!faccessat(core->store_fd, MERGE_OFF, F_OK, 0))
+        core->merge_on = false;
+    else if (!faccessat(core->store_fd, MERGE_ON, F_OK, 0))
+        core->merge_on = true;
+}
+
+/* ---------------------------------------------------------------- the end */
+
 void place_close(struct core *core)
 {
     char path[300];
@@ -215,7 +267,7 @@ void place_close(struct core *core)
     }
     if (core->store_fd >= 0) {
         if (!core->nkept)
-            unlinkat(core->store_fd, MERGE_FILE, 0);
+            forget_merge(core);
         close(core->store_fd);
         rmdir(core->store_path); /* stays if an engine still uses a store */
     }
@@ -224,39 +276,7 @@ void place_close(struct core *core)
         unlink(path);
         close(core->lock_fd);
     }
-    if (core->made_run_dir)
-        rmdir(core->config.run_dir);
-    if (core->made_state_dir)
-        rmdir(core->config.state_dir);
+    remove_dirs(core->config.run_dir, core->made_run_dirs);
+    remove_dirs(core->config.state_dir, core->made_state_dirs);
     core->listener.fd = core->store_fd = core->lock_fd = -1;
-}
-
-/* ---------------------------------------------------------------- merging, on or off */
-
-void place_keep_merge(struct core *core)
-{
-    const char *text = core->merge_on ? "on\n" : "off\n";
-    int fd = openat(core->store_fd, MERGE_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-
-    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-        log_warn("cannot note in %s that merging is %.3s for the next start of memd: %s", core->store_path,
-                 text, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-}
-
-void place_recall_merge(struct core *core)
-{
-    char text[8] = "";
-
-    if (!core->nawaited) { /* nobody is left whom it was said of: the configuration counts */
-        unlinkat(core->store_fd, MERGE_FILE, 0);
-        return;
-    }
-    int fd = openat(core->store_fd, MERGE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return;
-    if (read(fd, text, sizeof text - 1) > 0)
-        core->merge_on = !strcmp(text, "on\n");
-    close(fd);
 }

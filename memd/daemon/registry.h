@@ -2,9 +2,10 @@
 /*
  * registry: which engines a domain's frames may be in use by, kept where a later daemon finds it.
  *
- * A small text file per engine, DOMAIN_DIR/engines/PID.START.NAME, is in place before the engine learns of
- * any frame and goes when the process is dead or has said goodbye. A daemon that finds files of live
- * processes frees nothing before all of them are back or dead.
+ * An empty file per engine, DOMAIN_DIR/engines/PID.START.UID.MERGE.NAME, is in place before the engine learns
+ * of any frame and goes when the process is dead or has said goodbye. A daemon that finds files of live
+ * processes frees nothing before all of them are back or dead. All is said in the name (MERGE: "on" or
+ * "off"), because an empty file takes no block of a tmpfs that frames may have filled.
  */
 #ifndef MEMD_DAEMON_REGISTRY_H
 #define MEMD_DAEMON_REGISTRY_H

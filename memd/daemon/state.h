@@ -40,9 +40,9 @@ struct core {
     struct loop_source stop; /* eventfd */
     bool stopping;
 
-    int lock_fd;                       /* run directory, locked while a daemon uses it */
-    bool made_run_dir, made_state_dir; /* until the core is open: they go again if it fails */
-    int store_fd;                      /* directory of the domains' directories */
+    int lock_fd;                             /* run directory, locked while a daemon uses it */
+    unsigned made_run_dirs, made_state_dirs; /* until the core is open: they go again if it fails */
+    int store_fd;                            /* directory of the domains' directories */
     char store_path[512];
     char socket_path[300];
     struct loop_source listener;

@@ -76,7 +76,6 @@ static int carry_out(struct memd *m, uint32_t region, char *ram, const struct or
 }
 
 struct birth {
-    const char *run_dir;
     char name[16];
     int sock;
 };
@@ -84,9 +83,13 @@ struct birth {
 static int vm_main(void *arg)
 {
     const struct birth *b = arg;
+    char run_dir[128];
     struct order o;
+
+    /* the parent opens its script when all children are there */
+    CHECK(recv(b->sock, run_dir, sizeof run_dir, 0) > 0, "no run directory");
     void *ram = guest_map(NPAGES * PAGE, false);
-    struct memd *m = kit_engine(b->name, b->run_dir);
+    struct memd *m = kit_engine(b->name, run_dir);
     uint32_t region = kit_region(m, ram, NPAGES * PAGE);
 
     while (recv(b->sock, &o, sizeof o, 0) == sizeof o) {
@@ -128,19 +131,20 @@ static void host_open(struct host *h)
     budget = script_budget_full();
     struct script_options options = {.budget = &budget, .match = SCRIPT_MATCH_EQUAL};
     memset(h, 0, sizeof *h);
-    /* children first: they are forked while there is no other thread; they wait for the socket */
-    h->script = script_open(&options);
     for (unsigned i = 0; i < NVMS; i++) {
         int pair[2];
         CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), "socketpair");
-        birth[i] = (struct birth){.run_dir = h->script->run_dir, .sock = pair[1]};
+        birth[i] = (struct birth){.sock = pair[1]};
         snprintf(birth[i].name, sizeof birth[i].name, "vm%u", i);
         h->guest[i].poked = NPAGES;
         h->guest[i].sock = pair[0];
         h->guest[i].pid = kit_fork(vm_main, &birth[i]);
         close(pair[1]);
     }
+    h->script = script_open(&options);
     for (unsigned i = 0; i < NVMS; i++) {
+        const char *dir = h->script->run_dir;
+        CHECK(send(h->guest[i].sock, dir, strlen(dir) + 1, 0) > 0, "send: %s", strerror(errno));
         h->guest[i].vm = script_wait_vm(h->script, birth[i].name);
         h->guest[i].hva = h->guest[i].vm->region[0].hva;
     }
@@ -236,7 +240,7 @@ static void check_pfns(struct host *h, bool merged)
             bool shared = merged && what && what < 64 && g->poked != p;
             if (!what) /* dropped; read, it is the kernel's zero page, or private again */
                 continue;
-            CHECK(e & PAGEMAP_PRESENT && pfn, "VM %u, page %u is not present", i, p);
+            CHECK(e & PAGEMAP_PRESENT && pfn, "VM %u, page %u is not present: %#llx", i, p, (unsigned long long)e);
             if (shared && !frame_of[what])
                 frame_of[what] = pfn;
             CHECK(!shared || pfn == frame_of[what], "VM %u, page %u has another page frame", i, p);

@@ -21,10 +21,10 @@
 void kit_fail(const char *file, int line, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
 #define FAIL(...) kit_fail(__FILE__, __LINE__, __VA_ARGS__)
-#define CHECK(condition, ...)                             \
-    do {                                                  \
-        if (!(condition))                                 \
-            FAIL("not so: " #condition ": " __VA_ARGS__); \
+#define CHECK(condition, format, ...)                               \
+    do {                                                            \
+        if (!(condition))                                           \
+            FAIL("not so: %s: " format, #condition, ##__VA_ARGS__); \
     } while (0)
 
 /* Ends the test with 77, the reason as its last line, unless a guest can run under memd here. */
