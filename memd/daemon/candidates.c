@@ -13,9 +13,9 @@
 #define KEY_BITS          30
 #define KEY_SHIFT         (SHARD_SHIFT - KEY_BITS)
 #define ID_MASK           ((1ull << PAGES_ID_BITS) - 1)
-#define LOAD_MAX_PERCENT  88 /* beyond it the shard grows */
-#define LOAD_NEW_PERCENT  76 /* load after a resize */
-#define LOAD_TRIM_PERCENT 55 /* below it the shard shrinks */
+#define LOAD_MAX_PERCENT  86 /* beyond it the shard grows */
+#define LOAD_NEW_PERCENT  68 /* load after a resize */
+#define LOAD_TRIM_PERCENT 50 /* below it the shard shrinks */
 #define HOMES_MIN         32
 #define SAMPLE            256
 #define SWEEP_AHEAD       12 /* entries whose pages are asked for in advance */
@@ -101,6 +101,19 @@ void candidates_prefetch(const struct candidates *table, uint64_t hash)
 
 /* ---------------------------------------------------------------- resizing */
 
+/* Move the entries of [0, old_slots) to the end of [0, slots), in order. Returns how many there are. */
+static uint32_t move_to_end(uint64_t *slot, uint32_t old_slots, uint32_t slots)
+{
+    uint32_t to = slots;
+
+    for (uint32_t from = old_slots; from > 0; from--) {
+        uint64_t entry = slot[from - 1];
+        slot[to - 1] = entry;
+        to -= entry != 0;
+    }
+    return slots - to;
+}
+
 /* Lay out `used` entries, which lie in order at the end of `slot`, anew. Entries that would run past the end
  * (only crafted hashes do that) are left out. Returns how many there are now. */
 static uint32_t lay_out(uint64_t *slot, uint32_t homes, uint32_t slots, uint32_t used)
@@ -109,27 +122,16 @@ static uint32_t lay_out(uint64_t *slot, uint32_t homes, uint32_t slots, uint32_t
 
     for (uint32_t from = slots - used; from < slots; from++) {
         uint64_t entry = slot[from];
-        uint32_t to = home_of(entry >> PAGES_ID_BITS, homes);
-        if (to < next)
-            to = next;
+        uint32_t home = home_of(entry >> PAGES_ID_BITS, homes), to = home > next ? home : next;
         if (to > from) /* would overwrite what is not read yet */
             continue;
-        memset(slot + next, 0, (to - next) * sizeof *slot);
-        slot[to] = entry;
-        next = to + 1;
+        while (next < to)
+            slot[next++] = 0;
+        slot[next++] = entry;
         kept++;
     }
     memset(slot + next, 0, (slots - next) * sizeof *slot);
     return kept;
-}
-
-static uint32_t compact(struct candidates_shard *shard)
-{
-    uint32_t to = 0;
-    for (uint32_t from = 0; from < shard->slots; from++)
-        if (shard->slot[from])
-            shard->slot[to++] = shard->slot[from];
-    return to;
 }
 
 /* In place but for what realloc() does: a table is never held twice. */
@@ -139,27 +141,25 @@ static int resize(struct candidates *table, struct candidates_shard *shard)
     if (want >= UINT32_MAX / 2)
         return -ENOMEM;
     uint32_t homes = want < HOMES_MIN ? HOMES_MIN : (uint32_t)want;
-    uint32_t slots = slots_for(homes), used = compact(shard), old_slots = shard->slots;
+    uint32_t slots = slots_for(homes), old_slots = shard->slots;
     uint64_t *slot = shard->slot;
 
     if (slots > old_slots) {
-        uint64_t *grown = realloc(slot, slots * sizeof *slot);
-        if (!grown) {
-            memmove(slot + old_slots - used, slot, used * sizeof *slot);
-            shard->used = lay_out(slot, shard->homes, old_slots, used);
-            table->used -= used - shard->used;
+        slot = realloc(slot, slots * sizeof *slot);
+        if (!slot)
             return -ENOMEM;
-        }
-        slot = grown;
-    }
-    memmove(slot + slots - used, slot, used * sizeof *slot);
-    uint32_t kept = lay_out(slot, homes, slots, used);
-    if (slots < old_slots) {
+    } else {
+        /* what is in the part that goes must be moved out of it first */
+        uint32_t used = move_to_end(slot, old_slots, old_slots);
+        memmove(slot, slot + old_slots - used, used * sizeof *slot);
         uint64_t *shrunk = realloc(slot, slots * sizeof *slot);
         slot = shrunk ? shrunk : slot;
+        old_slots = used;
     }
-    table->used -= used - kept;
-    table->bytes += (slots * sizeof *slot) - (old_slots * sizeof *slot);
+    uint32_t used = move_to_end(slot, old_slots, slots);
+    uint32_t kept = lay_out(slot, homes, slots, used);
+    table->used -= shard->used - kept;
+    table->bytes += (slots * sizeof *slot) - (shard->slots * sizeof *slot);
     *shard = (struct candidates_shard){.slot = slot, .homes = homes, .slots = slots, .used = kept};
     return 0;
 }

@@ -7,7 +7,7 @@
  * knows the 24 bits the page map keeps as tag. The entries of a shard lie in order; an entry's home is key *
  * homes / 2^30, and it sits there or a little behind, behind all smaller ones (linear probing kept sorted).
  * So a lookup ends at the first larger entry, a table can grow by any factor in one pass over itself, and the
- * load stays between 76% and 88%: 9.1 to 10.9 bytes a page. A shard is what one insert may have to move when
+ * load stays between 68% and 86%: 9.3 to 11.8 bytes a page. A shard is what one insert may have to move when
  * it grows: 2 MiB of entries in a domain of 64 GiB.
  *
  * An entry is a hint. It is never taken out when its page changes: whoever finds it must ask the page map,

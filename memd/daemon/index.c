@@ -8,8 +8,8 @@
 
 #define BUCKETS_MIN       64u
 #define FRAMES_PER_BUCKET 2u /* a bucket takes 16 bytes */
-#define FILTER_BITS_MIN   1024u
-#define FILTER_BITS_FRAME 8u
+#define FILTER_WORDS_MIN  16u
+#define FRAMES_PER_WORD   4u /* of the filter */
 
 /* The table compares the 64-bit hash, which is all there is to compare. */
 static int match_hash(struct cds_lfht_node *node, const void *key)
@@ -19,15 +19,20 @@ static int match_hash(struct cds_lfht_node *node, const void *key)
     return 1;
 }
 
-static uint64_t filter_at(const struct index *index, uint64_t hash)
+/* Two bits of one word: 16 bits a frame let 2% of other hashes through. */
+static uint64_t filter_bits(uint64_t hash)
 {
-    return hash & (index->filter_bits - 1);
+    return 1ull << (hash >> 32 & 63) | 1ull << (hash >> 38 & 63);
+}
+
+static uint64_t *filter_word(const struct index *index, uint64_t hash)
+{
+    return &index->filter[(hash & UINT32_MAX) * index->filter_words >> 32];
 }
 
 static void filter_set(struct index *index, uint64_t hash)
 {
-    uint64_t bit = filter_at(index, hash);
-    index->filter[bit / 64] |= 1ull << (bit % 64);
+    *filter_word(index, hash) |= filter_bits(hash);
     index->filter_added++;
 }
 
@@ -48,15 +53,14 @@ static uint64_t hash_of(const struct frame *frame)
 /* A filter for `frames`, made from the table. */
 static int make_filter(struct index *index, uint64_t frames)
 {
-    uint64_t bits = FILTER_BITS_MIN;
-    while (bits < frames * FILTER_BITS_FRAME)
-        bits *= 2;
-    uint64_t *filter = calloc(bits / 64, sizeof *filter);
+    uint64_t words =
+        frames / FRAMES_PER_WORD < FILTER_WORDS_MIN ? FILTER_WORDS_MIN : frames / FRAMES_PER_WORD;
+    uint64_t *filter = calloc(words, sizeof *filter);
     if (!filter)
         return -ENOMEM;
     free(index->filter);
     index->filter = filter;
-    index->filter_bits = bits;
+    index->filter_words = (uint32_t)words;
     index->filter_added = 0;
 
     struct cds_lfht_iter iter;
@@ -92,8 +96,8 @@ void index_close(struct index *index)
 
 struct frame *index_find(const struct index *index, uint64_t hash)
 {
-    uint64_t bit = filter_at(index, hash);
-    if (!(index->filter[bit / 64] >> (bit % 64) & 1))
+    uint64_t bits = filter_bits(hash);
+    if ((*filter_word(index, hash) & bits) != bits)
         return NULL;
 
     struct cds_lfht_iter iter;
@@ -106,7 +110,7 @@ struct frame *index_find(const struct index *index, uint64_t hash)
 
 void index_prefetch(const struct index *index, uint64_t hash)
 {
-    __builtin_prefetch(&index->filter[filter_at(index, hash) / 64]);
+    __builtin_prefetch(filter_word(index, hash));
     candidates_prefetch(&index->candidates, hash);
 }
 
@@ -118,8 +122,9 @@ static void resize(struct index *index, uint64_t buckets)
 
 struct frame *index_add(struct index *index, uint64_t hash, struct frame *frame)
 {
-    if (index->filter_added * FILTER_BITS_FRAME >= index->filter_bits &&
-        make_filter(index, index->nframes * 2) && index->filter_added / 2 > index->filter_bits)
+    if (index->filter_added >= (uint64_t)index->filter_words * FRAMES_PER_WORD &&
+        make_filter(index, index->nframes + index->nframes / 2) &&
+        index->filter_added / 64 > index->filter_words) /* full of holes by now */
         return NULL;
 
     rcu_read_lock();
@@ -152,13 +157,14 @@ void index_trim(struct index *index)
         buckets /= 2;
     if (buckets != index->nbuckets)
         resize(index, buckets);
-    if (index->filter_bits > FILTER_BITS_MIN &&
-        index->nframes * FILTER_BITS_FRAME * 4 < index->filter_bits)
-        make_filter(index, index->nframes * 2);
+    if (index->filter_words > FILTER_WORDS_MIN &&
+        index->nframes * 4 < (uint64_t)index->filter_words * FRAMES_PER_WORD)
+        make_filter(index, index->nframes + index->nframes / 2);
     candidates_trim(&index->candidates);
 }
 
 size_t index_bytes(const struct index *index)
 {
-    return index->nbuckets * sizeof(struct cds_lfht_node) + index->filter_bits / 8 + index->candidates.bytes;
+    return index->nbuckets * sizeof(struct cds_lfht_node) + index->filter_words * sizeof *index->filter +
+           index->candidates.bytes;
 }

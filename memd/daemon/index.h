@@ -4,9 +4,9 @@
  * nodes do not share).
  *
  * Frames are nodes of a cds_lfht. One thread, the core's loop, reads and changes it, and resizes are
- * synchronous: nobody else ever stands in a read-side section of these tables, so a node taken out may be used
- * again at once. In front of the table lies a filter, a byte a frame: most hashes belong to no frame, and
- * walking a chain to learn that costs several cache misses.
+ * synchronous: nobody else ever stands in a read-side section of these tables, so a node taken out may be
+ * used again at once. In front of the table lies a filter, two bytes a frame: most hashes belong to no frame,
+ * and walking a chain to learn that costs several cache misses.
  */
 #ifndef MEMD_DAEMON_INDEX_H
 #define MEMD_DAEMON_INDEX_H
@@ -18,8 +18,8 @@ struct index {
     struct cds_lfht *frames;
     uint64_t nframes;
     uint64_t nbuckets;
-    uint64_t *filter; /* a bit set for each hash ever added since it was last made */
-    uint64_t filter_bits;
+    uint64_t *filter; /* bits of each hash ever added since it was last made */
+    uint32_t filter_words;
     uint64_t filter_added; /* since it was last made; those taken out again included */
     struct candidates candidates;
 };

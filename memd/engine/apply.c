@@ -28,7 +28,7 @@
 #include <sys/mman.h>
 
 #define APPLY_IDLE_MS    10u
-#define APPLY_WAIT_MS    1000u
+#define APPLY_WAIT_MS    400u
 #define APPLY_MANY       (APPLY_WISHES_MAX / 2)
 #define APPLY_AT_A_TIME  128u /* wishes answered by one operation */
 #define APPLY_ROOM_BYTES (APPLY_AT_A_TIME * sizeof(struct wire_rec_result) + 8192u)
