@@ -20,19 +20,6 @@ static uint64_t now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static void progress_show(struct ctl *ctl, const json_t *job)
-{
-    if (ctl->err_tty)
-        fprintf(ctl->err, "\r%s %3.0f%% ", ctl_get_text(job, "kind"),
-                100 * json_number_value(json_object_get(job, "progress")));
-}
-
-static void progress_clear(struct ctl *ctl)
-{
-    if (ctl->err_tty)
-        fputs("\r\033[K", ctl->err);
-}
-
 static void job_cancel(struct ctl *ctl, int64_t id)
 {
     char path[CTL_PATH_BYTES];
@@ -63,20 +50,18 @@ static enum ctl_result job_wait(struct ctl *ctl, int64_t id, const char *what, j
             return CTL_DONE;
         }
         if (strcmp(state, "running")) {
-            progress_clear(ctl);
             ctl_error(ctl, "%s failed: %s", what, ctl_get_text(job, "error"));
             json_decref(job);
             return CTL_FAILED;
         }
         bool late = now_ms() >= end_ms;
         if (ctl->interrupted || late) {
-            progress_clear(ctl);
             job_cancel(ctl, id);
             ctl_error(ctl, "%s was cancelled: %s", what, ctl->interrupted ? "interrupted" : "time-out");
             json_decref(job);
             return CTL_FAILED;
         }
-        progress_show(ctl, job);
+        ctl_progress(ctl, what, json_number_value(json_object_get(job, "progress")));
         json_decref(job);
     }
 }
@@ -99,8 +84,7 @@ static enum ctl_result job_run(struct ctl *ctl, const char *what, json_t *body, 
     int64_t id = ctl_get_int(answer, "job");
     json_decref(answer);
     result = job_wait(ctl, id, what, ret_job);
-    if (!result)
-        progress_clear(ctl);
+    ctl_progress_end(ctl);
     return result;
 }
 

@@ -23,6 +23,7 @@ struct ctl {
     FILE *out, *err;
     bool out_tty, err_tty; /* colours and progress only there */
     volatile sig_atomic_t interrupted;
+    bool progress; /* a line of progress stands on the terminal */
     /* options */
     const char *run_dir;
     bool json;
@@ -37,8 +38,13 @@ struct ctl {
 /* The whole program but the process around it. `ctl` brings the streams; everything else is filled in. */
 enum ctl_result ctl_run(struct ctl *ctl, int argc, char *argv[]);
 
-/* One line to ctl->err, "memctl: ...". */
+/* One line to ctl->err, "memctl: ...", in place of a line of progress. Control characters, which may come from a
+ * peer, become '?'. */
 __attribute__((format(printf, 2, 3))) void ctl_error(struct ctl *ctl, const char *format, ...);
+
+/* Where a long job stands: a line on the terminal that the next one replaces; nothing elsewhere. */
+void ctl_progress(struct ctl *ctl, const char *what, double progress);
+void ctl_progress_end(struct ctl *ctl);
 
 /* ---- commands */
 enum ctl_result ctl_status(struct ctl *ctl);
@@ -89,6 +95,9 @@ enum ctl_colour { CTL_PLAIN, CTL_BOLD, CTL_GREEN, CTL_YELLOW, CTL_RED };
 /* The sequences to switch a colour on and off; "" where there are none. */
 const char *ctl_colour_on(const struct ctl *ctl, enum ctl_colour colour);
 const char *ctl_colour_off(const struct ctl *ctl, enum ctl_colour colour);
+
+/* Text that a peer may have chosen, in place: what could drive the terminal becomes '?'. Returns `text`. */
+char *ctl_printable(char *text);
 
 /* Fields of an answer: what is missing or of another type reads as 0, "" or false. */
 int64_t ctl_get_int(const json_t *object, const char *key);

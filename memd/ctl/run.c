@@ -84,13 +84,14 @@ static const struct command {
 
 void ctl_error(struct ctl *ctl, const char *format, ...)
 {
+    char text[512];
     va_list args;
 
-    fputs("memctl: ", ctl->err);
     va_start(args, format);
-    vfprintf(ctl->err, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fputc('\n', ctl->err);
+    ctl_progress_end(ctl);
+    fprintf(ctl->err, "memctl: %s\n", ctl_printable(text));
 }
 
 /* ---------------------------------------------------------------- help */
@@ -232,6 +233,8 @@ static enum ctl_result options_read(struct ctl *ctl, int argc, char *argv[], uns
         }
         if (result == ':')
             return usage_error(ctl, "%s needs a value", argv[optind - 1]);
+        if (result && optopt) /* of one letter, perhaps in the middle of a word that has not been passed yet */
+            return usage_error(ctl, "unknown option: '-%c'", optopt);
         if (result)
             return usage_error(ctl, "unknown or ambiguous option, or one that takes no value: '%.80s'",
                                argv[optind - 1]);

@@ -82,6 +82,30 @@ const char *ctl_colour_off(const struct ctl *ctl, enum ctl_colour colour)
     return *ctl_colour_on(ctl, colour) ? "\033[0m" : "";
 }
 
+char *ctl_printable(char *text)
+{
+    for (char *c = text; *c; c++)
+        if (iscntrl((unsigned char)*c))
+            *c = '?';
+    return text;
+}
+
+void ctl_progress(struct ctl *ctl, const char *what, double progress)
+{
+    if (!ctl->err_tty)
+        return;
+    fprintf(ctl->err, "\r%s %3.0f%% ", what, 100 * progress);
+    fflush(ctl->err);
+    ctl->progress = true;
+}
+
+void ctl_progress_end(struct ctl *ctl)
+{
+    if (ctl->progress)
+        fputs("\r\033[K", ctl->err);
+    ctl->progress = false;
+}
+
 int64_t ctl_get_int(const json_t *object, const char *key)
 {
     return json_integer_value(json_object_get(object, key));
@@ -127,9 +151,7 @@ int ctl_table_add(struct ctl_table *table, const char *format, ...)
     for (size_t i = 0; i < table->ncolumns; i++) {
         const char *cell = strsep(&next, "\t");
         snprintf(cells[i], CTL_CELL_BYTES, "%s", cell ? cell : "");
-        for (char *c = cells[i]; *c; c++) /* nothing a VM is called may drive the terminal */
-            if (iscntrl((unsigned char)*c))
-                *c = '?';
+        ctl_printable(cells[i]);
     }
     return 0;
 }

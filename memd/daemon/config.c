@@ -4,15 +4,12 @@
  *
  * Theory of operation. `options` describes each option once: its name, its type with limits, where its value
  * lies in struct config, its help. The command line (getopt_long over an array made from the table) and the
- * file (inih) both end in option_set(). The command line is read first into a list, because it may name the
- * file, and applied last, because it wins.
- *
- * The file. [memd] takes the options by the names they have on the command line; [domain NAME] opens a trust
- * domain and takes `uids`. inih tells its handler neither the line number nor of a section without keys, so
- * read_line(), which feeds it, counts lines and follows each section line by a line with an empty name and
- * value. It also removes indentation, which inih would take for the continuation of a value.
+ * file (config_file.c) both end in config_option_set(). The command line is read first into a list, because
+ * it may name the file, and applied last, because it wins.
  */
 #include "memd/daemon/config.h"
+
+#include "memd/daemon/config_parts.h"
 
 #include "memd/memd.h"
 #include "memd/wire.h"
@@ -20,13 +17,10 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
-#include <ini.h>
 #include <math.h>
-#include <pwd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -59,14 +53,14 @@ struct option_desc {
 #define PATH_MAX_OF(fd) (sizeof(((struct config *)0)->fd) - 1)
 
 static const struct option_desc options[] = {
-    {"run-dir", "DIR", "sockets and frame stores (default: $MEMD_RUN_DIR, else /run/memd)", OPTION_PATH,
-     AT(core.run_dir), 0, RUN_DIR_MAX, 0},
-    {"state-dir", "DIR", "what must not live in RAM; made if missing (default: /var/lib/memd)", OPTION_PATH,
-     AT(core.state_dir), 0, PATH_MAX_OF(core.state_dir), 0},
+    {"run-dir", "DIR", "sockets and frame stores; also $MEMD_RUN_DIR", OPTION_PATH, AT(core.run_dir), 0,
+     RUN_DIR_MAX, 0},
+    {"state-dir", "DIR", "what must not live in RAM; made if missing", OPTION_PATH, AT(core.state_dir), 0,
+     PATH_MAX_OF(core.state_dir), 0},
     {"config", "FILE", "configuration file (default: " CONFIG_PATH_DEFAULT " if it exists)", OPTION_FILE, 0,
      0, 0, 0},
-    {"merge", "on|off", "start with merging on or off (default: on)", OPTION_ON_OFF, AT(core.merge), 0, 0, 0},
-    {"merge-across-nodes", "on|off", "share frames between NUMA nodes (default: off)", OPTION_ON_OFF,
+    {"merge", "on|off", "start with merging on or off", OPTION_ON_OFF, AT(core.merge), 0, 0, 0},
+    {"merge-across-nodes", "on|off", "share frames between NUMA nodes", OPTION_ON_OFF,
      AT(core.merge_across_nodes), 0, 0, 0},
     {"cpu-cap", "CORES", "cores that all engines and the daemon may use together, 0.01 to 1024", OPTION_REAL,
      AT(core.cpu_cap), 10, 1024000, 0},
@@ -82,19 +76,19 @@ static const struct option_desc options[] = {
      AT(core.heal_pages_per_s), 0, 1000000, 0},
     {"vmas-percent", "PERCENT", "share of vm.max_map_count memd may use in a VM, 1 to 90", OPTION_NUMBER,
      AT(core.vmas_percent), 1, 90, 0},
-    {"log-level", "LEVEL", "error, warn, info or debug (default: info)", OPTION_LEVEL, AT(log_level), 0, 0,
-     0},
+    {"log-level", "LEVEL", "error, warn, info or debug", OPTION_LEVEL, AT(log_level), 0, 0, 0},
     {"daemon", NULL, "go into the background once ready", OPTION_FLAG, AT(background), 0, 0, 0},
-    {"nodes", "N", "pretend this many NUMA nodes, 0 to 8; 0: ask the machine (for tests)", OPTION_NUMBER,
+    {"nodes", "N", "for tests: pretend this many NUMA nodes, 0 to 8; 0: ask the machine", OPTION_NUMBER,
      AT(core.nodes), 0, WIRE_NODES_MAX, 0},
-    {"proc-root", "DIR", "read the host's state here instead of /proc (for tests)", OPTION_PATH,
+    {"proc-root", "DIR", "for tests: where to read the state of processes and memory", OPTION_PATH,
      AT(core.proc_root), 0, PATH_MAX_OF(core.proc_root), 0},
-    {"sys-root", "DIR", "and here instead of /sys (for tests)", OPTION_PATH, AT(core.sys_root), 0,
+    {"sys-root", "DIR", "for tests: and the NUMA nodes", OPTION_PATH, AT(core.sys_root), 0,
      PATH_MAX_OF(core.sys_root), 0},
     {"version", NULL, "print the version and end", OPTION_ACTION, 0, 0, 0, CONFIG_VERSION},
     {"help", NULL, "print this and end", OPTION_ACTION, 0, 0, 0, CONFIG_HELP},
 };
 #define NOPTIONS (sizeof options / sizeof options[0])
+static_assert(NOPTIONS <= CONFIG_OPTIONS_MAX, "config_file.c notes them in the bits of a word");
 
 static const char *const level_names[] = {
     [MEMD_LOG_ERROR] = "error",
@@ -104,15 +98,7 @@ static const char *const level_names[] = {
 };
 static_assert(sizeof level_names / sizeof level_names[0] == MEMD_LOG_DEBUG + 1, "a name for each level");
 
-/* Where errors go. The first one stays. */
-struct report {
-    char *text;
-    size_t bytes;
-    int error;
-};
-
-__attribute__((format(printf, 3, 4))) static int report_error(struct report *report, int error,
-                                                              const char *format, ...)
+int config_error(struct config_report *report, int error, const char *format, ...)
 {
     va_list args;
 
@@ -124,16 +110,22 @@ __attribute__((format(printf, 3, 4))) static int report_error(struct report *rep
     return report->error = error;
 }
 
-static const struct option_desc *option_find(const char *name)
+int config_option_find(const char *name)
 {
     for (size_t i = 0; i < NOPTIONS; i++)
         if (!strcmp(options[i].name, name))
-            return &options[i];
-    return NULL;
+            return (int)i;
+    return -ENOENT;
 }
 
-/* A whole decimal number, nothing before or after it. */
-static int parse_number(const char *text, uint64_t *ret_value)
+bool config_option_in_file(int option)
+{
+    enum option_type type = options[option].type;
+
+    return type != OPTION_FLAG && type != OPTION_ACTION && type != OPTION_FILE;
+}
+
+int config_parse_number(const char *text, uint64_t *ret_value)
 {
     char *end;
 
@@ -164,7 +156,7 @@ static int parse_size(const char *text, uint64_t *ret_bytes)
         shift = 10 * (unsigned)(unit - units + 1);
         digits[length - 1] = 0;
     }
-    if (parse_number(digits, &value) || value > UINT64_MAX >> shift)
+    if (config_parse_number(digits, &value) || value > UINT64_MAX >> shift)
         return -EINVAL;
     *ret_bytes = value << shift;
     return 0;
@@ -187,18 +179,18 @@ static int parse_real(const char *text, double *ret_value)
 
 /* A directory, made absolute: memd leaves the directory it was started in. `where` begins every message. */
 static int set_path(const struct option_desc *option, const char *where, const char *text, bool relative_ok,
-                    char *field, struct report *report)
+                    char *field, struct config_report *report)
 {
     char path[512] = "";
 
     if (!text[0])
-        return report_error(report, -EINVAL, "%s: an empty path; give a directory", where);
+        return config_error(report, -EINVAL, "%s: an empty path; give a directory", where);
     if (text[0] != '/') {
         if (!relative_ok)
-            return report_error(report, -EINVAL, "%s: '%s' is relative; give a path that starts with /",
+            return config_error(report, -EINVAL, "%s: '%s' is relative; give a path that starts with /",
                                 where, text);
         if (!getcwd(path, sizeof path - 1))
-            return report_error(report, -errno,
+            return config_error(report, -errno,
                                 "%s: cannot tell the current directory (%s); give a path that "
                                 "starts with /",
                                 where, strerror(errno));
@@ -208,7 +200,7 @@ static int set_path(const struct option_desc *option, const char *where, const c
     while (want > 1 && text[want - 1] == '/')
         want--;
     if (have + want > option->max)
-        return report_error(report, -ENAMETOOLONG, "%s: '%.80s%s' is %zu bytes long; at most %llu fit%s",
+        return config_error(report, -ENAMETOOLONG, "%s: '%.80s%s' is %zu bytes long; at most %llu fit%s",
                             where, text, want > 80 ? "..." : "", have + want, (unsigned long long)option->max,
                             option->offset == AT(core.run_dir) ? " with the name of a socket in it" : "");
     memcpy(field, path, have);
@@ -217,30 +209,29 @@ static int set_path(const struct option_desc *option, const char *where, const c
     return 0;
 }
 
-static int set_level(const char *where, const char *text, int *field, struct report *report)
+static int set_level(const char *where, const char *text, int *field, struct config_report *report)
 {
     for (size_t i = 0; i < sizeof level_names / sizeof level_names[0]; i++)
         if (!strcmp(text, level_names[i])) {
             *field = (int)i;
             return 0;
         }
-    return report_error(report, -EINVAL, "%s: '%.40s' is not a log level; give error, warn, info or debug",
+    return config_error(report, -EINVAL, "%s: '%.40s' is not a log level; give error, warn, info or debug",
                         where, text);
 }
 
-static int set_on_off(const char *where, const char *text, bool *field, struct report *report)
+static int set_on_off(const char *where, const char *text, bool *field, struct config_report *report)
 {
     if (strcmp(text, "on") && strcmp(text, "off"))
-        return report_error(report, -EINVAL, "%s: '%.40s' is neither on nor off", where, text);
+        return config_error(report, -EINVAL, "%s: '%.40s' is neither on nor off", where, text);
     *field = !strcmp(text, "on");
     return 0;
 }
 
-/* Put `text` into the field of `option`. `where` names the source in messages: "--merge" or "FILE:3: merge".
- */
-static int option_set(const struct option_desc *option, const char *where, const char *text, bool from_file,
-                      struct config *config, struct report *report)
+int config_option_set(int index, const char *where, const char *text, bool from_file, struct config *config,
+                      struct config_report *report)
 {
+    const struct option_desc *option = &options[index];
     void *field = (char *)config + option->offset;
     uint64_t number;
     double real;
@@ -253,20 +244,20 @@ static int option_set(const struct option_desc *option, const char *where, const
     case OPTION_LEVEL:
         return set_level(where, text, field, report);
     case OPTION_NUMBER:
-        if (parse_number(text, &number) || number < option->min || number > option->max)
-            return report_error(report, -EINVAL, "%s: '%.40s' is not a whole number from %llu to %llu", where,
+        if (config_parse_number(text, &number) || number < option->min || number > option->max)
+            return config_error(report, -EINVAL, "%s: '%.40s' is not a whole number from %llu to %llu", where,
                                 text, (unsigned long long)option->min, (unsigned long long)option->max);
         *(unsigned *)field = (unsigned)number;
         return 0;
     case OPTION_REAL:
         if (parse_real(text, &real) || real < option->min / 1000.0 || real > option->max / 1000.0)
-            return report_error(report, -EINVAL, "%s: '%.40s' is not a number from %g to %g", where, text,
+            return config_error(report, -EINVAL, "%s: '%.40s' is not a number from %g to %g", where, text,
                                 option->min / 1000.0, option->max / 1000.0);
         *(double *)field = real;
         return 0;
     case OPTION_SIZE:
         if (parse_size(text, &number) || number > option->max)
-            return report_error(report, -EINVAL,
+            return config_error(report, -EINVAL,
                                 "%s: '%.40s' is not a size; give a number with K, M, G or T, at most %lluT",
                                 where, text, (unsigned long long)(option->max >> 40));
         *(uint64_t *)field = number;
@@ -281,238 +272,34 @@ static int option_set(const struct option_desc *option, const char *where, const
     return 0;
 }
 
-/* ---------------------------------------------------------------- the file */
-
-#define SECTION_MEMD   "memd"
-#define SECTION_DOMAIN "domain "
-
-struct file_reader {
-    FILE *stream;
-    const char *path;
-    unsigned line; /* of what inih is parsing, from 1 */
-    bool announce; /* the next line for inih is the empty key that announces a section */
-    struct config *config;
-    struct core_domain_config *domain; /* of the section being read, or NULL */
-    bool uids_seen;
-    uint64_t seen; /* bit per option */
-    struct report *report;
-};
-static_assert(NOPTIONS <= 64, "a bit of file_reader.seen for each option");
-
-/* Feeds inih: fgets() with line numbers, without indentation, each section announced by a line "=". */
-static char *read_line(char *text, int bytes, void *ctx)
-{
-    struct file_reader *reader = ctx;
-
-    if (reader->report->error)
-        return NULL;
-    if (reader->announce) {
-        reader->announce = false;
-        return strcpy(text, "=\n");
-    }
-    if (!fgets(text, bytes, reader->stream))
-        return NULL;
-    reader->line++;
-    size_t length = strlen(text);
-    if (!length || (text[length - 1] != '\n' && !feof(reader->stream))) {
-        report_error(reader->report, -EINVAL, "%s:%u: the line is longer than %d bytes or holds a zero byte",
-                     reader->path, reader->line, bytes - 2);
-        return NULL;
-    }
-    size_t blank = strspn(text, " \t");
-    memmove(text, text + blank, length - blank + 1);
-    reader->announce = text[0] == '[';
-    return text;
-}
-
-static bool name_valid(const char *name)
-{
-    size_t length = strlen(name);
-
-    return length && length <= MEMD_NAME_MAX &&
-           !name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                              "abcdefghijklmnopqrstuvwxyz0123456789._-")];
-}
-
-static int domain_open(struct file_reader *reader, const char *name)
-{
-    struct core_config *core = &reader->config->core;
-
-    name += strspn(name, " \t");
-    if (!name_valid(name))
-        return report_error(reader->report, -EINVAL,
-                            "%s:%u: '%.64s' is no domain name; give 1 to %d of A-Z a-z 0-9 . _ -",
-                            reader->path, reader->line, name, MEMD_NAME_MAX);
-    for (size_t i = 0; i < core->ndomains; i++)
-        if (!strcmp(core->domains[i].name, name))
-            return report_error(reader->report, -EEXIST, "%s:%u: domain '%s' is opened twice; join the two",
-                                reader->path, reader->line, name);
-    if (core->ndomains == CORE_DOMAINS_MAX)
-        return report_error(reader->report, -ENOSPC, "%s:%u: more than %d domains", reader->path,
-                            reader->line, CORE_DOMAINS_MAX);
-    reader->domain = &core->domains[core->ndomains++];
-    memset(reader->domain, 0, sizeof *reader->domain);
-    strcpy(reader->domain->name, name);
-    reader->uids_seen = false;
-    return 0;
-}
-
-static int section_open(struct file_reader *reader, const char *section)
-{
-    reader->domain = NULL;
-    if (!strcmp(section, SECTION_MEMD))
-        return 0;
-    if (!strncmp(section, SECTION_DOMAIN, sizeof SECTION_DOMAIN - 1))
-        return domain_open(reader, section + sizeof SECTION_DOMAIN - 1);
-    return report_error(reader->report, -EINVAL,
-                        "%s:%u: unknown section [%.64s]; there are [memd] and [domain "
-                        "NAME]",
-                        reader->path, reader->line, section);
-}
-
-/* A user's number or name. */
-static int parse_uid(const char *text, uint32_t *ret_uid)
-{
-    uint64_t number;
-
-    if (!parse_number(text, &number)) {
-        if (number >= UINT32_MAX) /* (uid_t)-1 means "no user" to the kernel */
-            return -EINVAL;
-        *ret_uid = (uint32_t)number;
-        return 0;
-    }
-    const struct passwd *user = getpwnam(text);
-    if (!user)
-        return -ENOENT;
-    *ret_uid = user->pw_uid;
-    return 0;
-}
-
-static int domain_uids(struct file_reader *reader, const char *value)
-{
-    struct core_domain_config *domain = reader->domain;
-    char list[512], *next = list;
-    uint32_t uid;
-
-    if (reader->uids_seen)
-        return report_error(reader->report, -EEXIST, "%s:%u: uids is given twice; join the two", reader->path,
-                            reader->line);
-    reader->uids_seen = true;
-    snprintf(list, sizeof list, "%s", value);
-    for (char *user; (user = strsep(&next, ", \t"));) {
-        if (!*user)
-            continue;
-        if (domain->nuids == CORE_UIDS_MAX)
-            return report_error(reader->report, -ENOSPC, "%s:%u: more than %d uids in a domain", reader->path,
-                                reader->line, CORE_UIDS_MAX);
-        if (parse_uid(user, &uid))
-            return report_error(reader->report, -ENOENT,
-                                "%s:%u: uids: '%.40s' is neither a uid nor a user of "
-                                "this machine",
-                                reader->path, reader->line, user);
-        domain->uids[domain->nuids++] = uid;
-    }
-    return 0;
-}
-
-static int memd_key(struct file_reader *reader, const char *name, const char *value)
-{
-    const struct option_desc *option = option_find(name);
-    char where[384];
-
-    if (!option)
-        return report_error(reader->report, -EINVAL, "%s:%u: unknown key '%.64s'; memd --help lists them",
-                            reader->path, reader->line, name);
-    if (option->type == OPTION_FLAG || option->type == OPTION_ACTION || option->type == OPTION_FILE)
-        return report_error(reader->report, -EINVAL, "%s:%u: '%s' belongs on the command line, not in a file",
-                            reader->path, reader->line, name);
-    uint64_t bit = 1ull << (option - options);
-    if (reader->seen & bit)
-        return report_error(reader->report, -EEXIST, "%s:%u: '%s' is given twice; keep one", reader->path,
-                            reader->line, name);
-    reader->seen |= bit;
-    snprintf(where, sizeof where, "%s:%u: %s", reader->path, reader->line, name);
-    return option_set(option, where, value, true, reader->config, reader->report);
-}
-
-/* inih's handler; 0 marks an error. */
-static int file_key(void *ctx, const char *section, const char *name, const char *value)
-{
-    struct file_reader *reader = ctx;
-    int result;
-
-    if (reader->report->error || !name || !value)
-        return 1;
-    if (!name[0])
-        result = section_open(reader, section);
-    else if (!section[0])
-        result = report_error(reader->report, -EINVAL, "%s:%u: '%.64s' is in no section; put [memd] above it",
-                              reader->path, reader->line, name);
-    else if (!reader->domain)
-        result = memd_key(reader, name, value);
-    else if (!strcmp(name, "uids"))
-        result = domain_uids(reader, value);
-    else
-        result = report_error(reader->report, -EINVAL, "%s:%u: unknown key '%.64s'; a domain has uids",
-                              reader->path, reader->line, name);
-    return result == 0;
-}
-
-/* `must_exist`: the user named the file. */
-static int file_load(const char *path, bool must_exist, struct config *config, struct report *report)
-{
-    struct file_reader reader = {.path = path, .config = config, .report = report};
-    struct stat st;
-
-    reader.stream = fopen(path, "re");
-    if (!reader.stream && errno == ENOENT && !must_exist)
-        return 0;
-    if (!reader.stream)
-        return report_error(report, -errno,
-                            "cannot read the configuration %s: %s; check --config and the "
-                            "file's mode",
-                            path, strerror(errno));
-    if (fstat(fileno(reader.stream), &st) || !S_ISREG(st.st_mode) || st.st_size > CONFIG_FILE_MAX) {
-        fclose(reader.stream);
-        return report_error(report, -EINVAL, "the configuration %s is not a regular file of at most %u KiB",
-                            path, CONFIG_FILE_MAX / 1024);
-    }
-    int line = ini_parse_stream(read_line, &reader, file_key, &reader);
-    if (line)
-        report_error(report, -EINVAL, "%s:%u: neither [section] nor key = value", path, reader.line);
-    else if (ferror(reader.stream))
-        report_error(report, -EIO, "cannot read the configuration %s", path);
-    fclose(reader.stream);
-    snprintf(config->file, sizeof config->file, "%s", path);
-    return report->error;
-}
-
 /* ---------------------------------------------------------------- the command line */
 
 #define ARGS_MAX 64 /* options on one command line */
 
 struct args {
     size_t n;
-    const struct option_desc *option[ARGS_MAX];
+    int option[ARGS_MAX];
     const char *value[ARGS_MAX];
     const char *file;
     enum config_action action;
 };
 
 /* getopt's own messages are switched off, so say what it would. */
-static int args_bad(char *const argv[], int result, struct report *report)
+static int args_bad(char *const argv[], int result, struct config_report *report)
 {
     const char *word = argv[optind - 1];
 
     if (result == ':')
-        return report_error(report, -EINVAL, "%s needs a value; see memd --help", word);
-    return report_error(report, -EINVAL,
+        return config_error(report, -EINVAL, "%s needs a value; see memd --help", word);
+    if (optopt) /* of one letter, perhaps in the middle of a word that has not been passed yet */
+        return config_error(report, -EINVAL, "unknown option: '-%c'; see memd --help", optopt);
+    return config_error(report, -EINVAL,
                         "unknown or ambiguous option, or one that takes no value: '%.80s'; see "
                         "memd --help",
                         word);
 }
 
-static int args_read(int argc, char *const argv[], struct args *args, struct report *report)
+static int args_read(int argc, char *const argv[], struct args *args, struct config_report *report)
 {
     struct option long_options[NOPTIONS + 1] = {0};
     int result, index;
@@ -534,25 +321,25 @@ static int args_read(int argc, char *const argv[], struct args *args, struct rep
         } else if (option->type == OPTION_FILE) {
             args->file = optarg;
         } else if (args->n == ARGS_MAX) {
-            return report_error(report, -E2BIG, "more than %d options", ARGS_MAX);
+            return config_error(report, -E2BIG, "more than %d options", ARGS_MAX);
         } else {
-            args->option[args->n] = option;
+            args->option[args->n] = index;
             args->value[args->n++] = optarg;
         }
     }
     if (optind < argc)
-        return report_error(report, -EINVAL, "'%.80s' is no option; memd takes options only, see memd --help",
+        return config_error(report, -EINVAL, "'%.80s' is no option; memd takes options only, see memd --help",
                             argv[optind]);
     return 0;
 }
 
-static int args_apply(const struct args *args, struct config *config, struct report *report)
+static int args_apply(const struct args *args, struct config *config, struct config_report *report)
 {
     char where[64];
 
     for (size_t i = 0; i < args->n; i++) {
-        snprintf(where, sizeof where, "--%s", args->option[i]->name);
-        int result = option_set(args->option[i], where, args->value[i], false, config, report);
+        snprintf(where, sizeof where, "--%s", options[args->option[i]].name);
+        int result = config_option_set(args->option[i], where, args->value[i], false, config, report);
         if (result)
             return result;
     }
@@ -562,7 +349,7 @@ static int args_apply(const struct args *args, struct config *config, struct rep
 int config_load(int argc, char *const argv[], const char *default_file, struct config *ret_config,
                 enum config_action *ret_action, char *ret_error, size_t error_bytes)
 {
-    struct report report = {.text = ret_error, .bytes = error_bytes};
+    struct config_report report = {.text = ret_error, .bytes = error_bytes};
     struct args args = {.action = CONFIG_RUN};
     struct config config = {.log_level = MEMD_LOG_INFO};
 
@@ -576,9 +363,10 @@ int config_load(int argc, char *const argv[], const char *default_file, struct c
     core_config_default(&config.core);
     const char *run_dir = getenv("MEMD_RUN_DIR");
     if (run_dir && *run_dir)
-        result = option_set(option_find("run-dir"), "MEMD_RUN_DIR", run_dir, false, &config, &report);
+        result = config_option_set(config_option_find("run-dir"), "MEMD_RUN_DIR", run_dir, false, &config,
+                                   &report);
     if (!result && (args.file || default_file))
-        result = file_load(args.file ? args.file : default_file, args.file != NULL, &config, &report);
+        result = config_file_load(args.file ? args.file : default_file, args.file != NULL, &config, &report);
     if (!result)
         result = args_apply(&args, &config, &report);
     if (result)
@@ -588,9 +376,45 @@ int config_load(int argc, char *const argv[], const char *default_file, struct c
     return 0;
 }
 
+/* What a field holds if nobody says otherwise; "" if that says nothing. */
+static void default_text(const struct option_desc *option, const struct config *config, char *text,
+                         size_t bytes)
+{
+    const void *field = (const char *)config + option->offset;
+
+    text[0] = 0;
+    switch (option->type) {
+    case OPTION_PATH:
+        snprintf(text, bytes, "%s", (const char *)field);
+        break;
+    case OPTION_ON_OFF:
+        snprintf(text, bytes, "%s", *(const bool *)field ? "on" : "off");
+        break;
+    case OPTION_NUMBER:
+        snprintf(text, bytes, "%u", *(const unsigned *)field);
+        break;
+    case OPTION_REAL:
+        snprintf(text, bytes, "%g", *(const double *)field);
+        break;
+    case OPTION_SIZE:
+        snprintf(text, bytes, "%llu", (unsigned long long)*(const uint64_t *)field);
+        break;
+    case OPTION_LEVEL:
+        snprintf(text, bytes, "%s", level_names[*(const int *)field]);
+        break;
+    case OPTION_FLAG:
+    case OPTION_ACTION:
+    case OPTION_FILE:
+        break;
+    }
+}
+
 void config_help(FILE *out)
 {
-    char usage[64];
+    struct config config = {.log_level = MEMD_LOG_INFO};
+    char usage[64], value[64];
+
+    core_config_default(&config.core);
 
     fputs("Usage: memd [OPTION]...\n\n"
           "The memd daemon: merges the zero and duplicate pages of the KVM guests whose VMMs connect to it.\n"
@@ -600,7 +424,9 @@ void config_help(FILE *out)
     for (size_t i = 0; i < NOPTIONS; i++) {
         snprintf(usage, sizeof usage, "--%s%s%s", options[i].name, options[i].arg ? " " : "",
                  options[i].arg ? options[i].arg : "");
-        fprintf(out, "  %-28s %s\n", usage, options[i].help);
+        default_text(&options[i], &config, value, sizeof value);
+        fprintf(out, "  %-28s %s%s%s%s\n", usage, options[i].help, value[0] ? " (default: " : "", value,
+                value[0] ? ")" : "");
     }
     fputs("\nThe configuration file takes the same names: `merge = off` below a line [memd]; a trust domain "
           "is\n"

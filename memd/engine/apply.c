@@ -213,7 +213,7 @@ static void heal_wished(struct op *op, const struct wish *w)
             continue;
         }
         if (op->m->heal_tokens >= 1) {
-            op->m->heal_tokens -= q - p;
+            op->m->heal_tokens -= q - p > HEAL_PROBE_PAGES ? q - p : HEAL_PROBE_PAGES;
             heal_range(op->m, op->r, p, q - p, &left);
         } else {
             for (uint32_t k = p; k < q; k++)

@@ -52,6 +52,8 @@
 #define QUIET_MS_DEFAULT 100u
 #define ROUND_MS_DEFAULT 4000u
 #define HUGE_LOOK_ROUNDS 16u
+#define HEAL_PROBE_PAGES \
+    32u /* a heal costs as much as this many pages, however few it brings back: a clone */
 
 /* Mapping attributes a replacement must copy, so that neighbours join again (VmFlags in /proc/PID/smaps). */
 enum {

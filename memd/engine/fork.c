@@ -134,8 +134,20 @@ static void child(void)
         ssize_t n = write(fork_pipe[1], &pid, sizeof pid);
         (void)n; /* the parent then takes us for dead, and so we are about to be */
         close(fork_pipe[0]);
-        /* fork_pipe[1] stays open until exec or exit */
+        /* fork_pipe[1] stays open until exec or exit, here and in children of ours */
     }
+    for (unsigned i = 0; i < CHILDREN_MAX; i++)
+        if (children[i].used) {
+            close(children[i].pipe);
+            if (children[i].pidfd >= 0)
+                close(children[i].pidfd);
+            children[i].used = false;
+        }
+    /* this process has no engines: it may fork, and open some of its own */
+    engines = NULL;
+    atomic_store(&nchildren, 0);
+    fork_pipe[0] = fork_pipe[1] = -1;
+    pthread_mutex_unlock(&list_lock);
 }
 
 void fork_enlist(struct memd *m)

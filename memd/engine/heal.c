@@ -287,7 +287,7 @@ uint32_t heal_chunk(struct memd *m, struct region *r, uint32_t chunk, uint32_t n
             n++;
         }
         if (n && whole && !heal_range(m, r, p, n, &left)) {
-            healed += n - left;
+            healed += n - left > HEAL_PROBE_PAGES ? n - left : HEAL_PROBE_PAGES;
             for (uint32_t q = p; left && q < p + n; q++) /* not again before the pins are retried */
                 if (entry_state(page_get(r, q)) == WIRE_PAGE_BROKEN)
                     page_set(r, q, page_get(r, q) | WIRE_PAGE_F_PINNED);

@@ -29,6 +29,7 @@
 #define VEC_MAX         512u
 #define DIGESTING_PPM   2000u /* pages hashed in a round, of all, above which the next round comes soon */
 #define RESURVEY_ROUNDS 8u
+#define REHASH_ROUNDS   8u    /* written pages in store mappings */
 #define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
@@ -149,6 +150,9 @@ static void found_broken(struct memd *m, struct region *r, uint32_t page, uint32
     refs_drop(m, r, page, npages, WIRE_DROP_WRITTEN);
     for (uint32_t p = page; p < page + npages; p++) {
         uint64_t e = page_get(r, p);
+        /* nobody tells when it is written again: it is hashed again every few rounds */
+        if (entry_state(e) == WIRE_PAGE_BROKEN && m->round.number % REHASH_ROUNDS == 0)
+            pending_set(r, p);
         if (entry_state(e) != WIRE_PAGE_SHARED)
             continue;
         page_set(r, p, entry_make(WIRE_PAGE_BROKEN, (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
@@ -246,7 +250,7 @@ static void hash_page(struct memd *m, struct region *r, uint32_t page, struct ba
     if (hash == zero_page_hash() &&
         m->heal_tokens >= 1) { /* broken and zero again: goes once it is plain memory */
         uint32_t left;
-        m->heal_tokens--;
+        m->heal_tokens -= HEAL_PROBE_PAGES;
         heal_range(m, r, page, 1, &left);
         return;
     }

@@ -120,22 +120,25 @@ static void live_and_discard(struct writer *w, uint32_t page)
     atomic_fetch_add_explicit(&t->discards, 1, memory_order_relaxed);
 }
 
+/* Writers keep at a few pages for a while, so that these are being written at whatever instant the engine
+ * does something to them; and then rest, so that most pages can be merged. */
 static void *writer_main(void *arg)
 {
     struct writer *w = arg;
     uint64_t writes = 0;
 
     while (!atomic_load_explicit(&w->t->stop, memory_order_relaxed)) {
-        uint32_t page = (uint32_t)(next_random(&w->random) % NPAGES);
-        if (page < FIRST_EQUAL)
-            count_up(w, page);
-        else if (page < FIRST_GONE)
-            disturb(w, page);
-        else
-            live_and_discard(w, page - page % WRITERS + w->nr);
-        /* bursts: pages must have time to be merged */
-        if (++writes % 64 == 0)
-            usleep(500);
+        uint32_t window = (uint32_t)(next_random(&w->random) % NPAGES) & ~(WINDOW - 1);
+        for (unsigned i = 0; i < BURST; i++, writes++) {
+            uint32_t page = window + (uint32_t)(next_random(&w->random) % WINDOW);
+            if (page < FIRST_EQUAL)
+                count_up(w, page);
+            else if (page < FIRST_GONE)
+                disturb(w, page);
+            else if (i % 64 == 0)
+                live_and_discard(w, page - page % WRITERS + w->nr);
+        }
+        usleep(200);
     }
     atomic_fetch_add(&w->t->writes, writes);
     return NULL;

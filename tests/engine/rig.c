@@ -6,6 +6,11 @@
 
 #define CLOSE_MS 10000u
 
+static bool has_region(struct script_vm *vm, void *region)
+{
+    return vm->region[*(uint32_t *)region].used;
+}
+
 struct rig rig_open_at(const struct script_options *options, void *ram, uint32_t npages)
 {
     struct rig rig = {.script = script_open(options), .ram = ram, .npages = npages};
@@ -13,6 +18,7 @@ struct rig rig_open_at(const struct script_options *options, void *ram, uint32_t
     rig.memd = kit_engine("vm", rig.script->run_dir);
     rig.region = kit_region(rig.memd, ram, npages * PAGE);
     rig.vm = script_wait_vm(rig.script, "vm");
+    CHECK(script_wait(rig.vm, has_region, &rig.region, SCRIPT_WAIT_MS), "the region was not announced");
     return rig;
 }
 

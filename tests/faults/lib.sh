@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # memd-test: helper
 #
@@ -43,10 +44,10 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# A run directory on tmpfs, as memd's frames need one.
+# set_up TMPFS: a run directory on it, as memd's frames need one
 set_up() {
     [ -w /dev/userfaultfd ] || skip "needs /dev/userfaultfd"
-    run=$(mktemp -d "${1:-/dev/shm}/memd-test.XXXXXX") || fail "cannot make a directory in ${1:-/dev/shm}"
+    run=$(mktemp -d "$1/memd-test.XXXXXX") || fail "cannot make a directory in $1"
     MEMD_RUN_DIR=$run
     printf '[domain common]\nuids = %s\n' "$(id -u)" >"$tmp/memd.conf"
     accel=thread
@@ -137,7 +138,7 @@ guest_is_ready() {
 guest() {
     local name=$1
     shift
-    "$bin/memvm" --accel $accel --name "$name" --thp off --verify --report 100 "$@" \
+    "$bin/memvm" --accel "$accel" --name "$name" --thp off --verify --report 100 "$@" \
         >"$tmp/$name.out" 2>"$tmp/$name.err" &
     guest_pid[$name]=$!
     await 60 guest_is_ready "$name" || fail "guest $name did not get ready in 60 s"
@@ -193,5 +194,5 @@ frames_are_gone() {
 }
 
 store_is_empty() {
-    [ -z "$(find "$run/store" -name '*.frames' -size +0 -exec stat -c '%b %n' {} + 2>/dev/null | grep -v '^0 ')" ]
+    ! find "$run/store" -name "*.frames" -exec stat -c %b {} + 2>/dev/null | grep -qv "^0$"
 }

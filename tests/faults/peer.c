@@ -40,7 +40,8 @@ void peer_connect(struct peer *peer, const char *run_dir)
     *peer = (struct peer){.kick_up = -1, .kick_down = -1, .map_fd = -1};
     snprintf(addr.sun_path, sizeof addr.sun_path, "%.80s/" WIRE_SOCKET_NAME, run_dir);
     peer->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    CHECK(!connect(peer->sock, (struct sockaddr *)&addr, sizeof addr), "%s: %s", addr.sun_path, strerror(errno));
+    CHECK(!connect(peer->sock, (struct sockaddr *)&addr, sizeof addr), "%s: %s", addr.sun_path,
+          strerror(errno));
 }
 
 int peer_send(struct peer *peer, const void *packet, size_t bytes, const int *fds, size_t nfds)
@@ -178,14 +179,15 @@ void peer_ready(struct peer *peer)
     size_t nfds;
 
     CHECK(!peer_say(peer, WIRE_READY, &answer.msg, sizeof answer.msg, -1), "READY");
-    CHECK(peer_hear(peer, &answer, sizeof answer, fds, &nfds) && answer.msg.type == WIRE_ADOPTED, "not adopted");
+    CHECK(peer_hear(peer, &answer, sizeof answer, fds, &nfds) && answer.msg.type == WIRE_ADOPTED,
+          "not adopted");
 }
 
 void peer_join(struct peer *peer, const char *run_dir, const char *name, const char *domain)
 {
     peer_welcome(peer, run_dir, name, domain);
-    peer->map_fd = peer_map(PEER_PAGES, sizeof(struct wire_map) + PEER_PAGES * sizeof(uint64_t), F_SEAL_SHRINK,
-                            &peer->map);
+    peer->map_fd = peer_map(PEER_PAGES, sizeof(struct wire_map) + PEER_PAGES * sizeof(uint64_t),
+                            F_SEAL_SHRINK, &peer->map);
     struct wire_msg_region_add add = peer_region(peer->map);
     CHECK(!peer_say(peer, WIRE_REGION_ADD, &add, sizeof add, peer->map_fd), "REGION_ADD");
     peer_ready(peer);
@@ -234,6 +236,7 @@ void peer_await(struct peer *peer, uint16_t type, void *ret_record, size_t bytes
             memcpy(ret_record, buf, bytes);
             return;
         }
+        peer->merges_passed += n && ((struct wire_rec *)buf)->type == WIRE_REC_MERGE;
         CHECK(clock_now_ns() < end_ns, "no record of type %u came", type);
         if (!n)
             nap();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * peer: an engine played by a test, against a real memd: the protocol of memd/wire.h by hand, so that any part
- * of it can be done wrong. One session a process. What fails ends the process with 1.
+ * peer: an engine played by a test, against a real memd: the protocol of memd/wire.h by hand, so that any
+ * part of it can be done wrong. One session a process. What fails ends the process with 1.
  */
 #ifndef TESTS_FAULTS_PEER_H
 #define TESTS_FAULTS_PEER_H
@@ -22,14 +22,15 @@ struct peer {
     struct ring up, down;
     struct wire_map *map; /* of region 0 */
     int map_fd;
+    unsigned merges_passed; /* MERGEs peer_await() passed over */
     struct wire_msg_welcome welcome;
 };
 
 void peer_fail(const char *file, int line, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
-#define CHECK(condition, ...)                                                                 \
-    do {                                                                                      \
-        if (!(condition))                                                                     \
+#define CHECK(condition, ...)                                                      \
+    do {                                                                           \
+        if (!(condition))                                                          \
             peer_fail(__FILE__, __LINE__, "not so: " #condition ": " __VA_ARGS__); \
     } while (0)
 

@@ -3,9 +3,10 @@
 # memd-test: timeout=60
 #
 # What keeps memd from starting is told in one line that names it, with an exit code, and nothing is left behind.
+# shellcheck source=tests/faults/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-set_up
+set_up /dev/shm
 ran=$tmp/ran # what memd was given to make and fill
 
 # refuses CODE PATTERN COMMAND...: it ends with CODE, one line on stderr that matches PATTERN, and left nothing
@@ -84,6 +85,7 @@ if [ "$(id -u)" = 0 ]; then
     # ---- an ordinary user without access to it
     cp "$bin/memd" "$tmp/memd" && chmod 755 "$tmp/memd" "$tmp"
     mkdir -m 755 "$tmp/dev"
+    # shellcheck disable=SC2016 # $1 is the inner shell's
     refuses 1 "userfaultfd: Permission denied; .*setfacl" unshare --mount -- sh -c \
         'cp -a /dev/null /dev/userfaultfd "$1/dev/" && chmod 600 "$1/dev/userfaultfd" &&
         mount --bind "$1/dev" /dev && shift && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"' \

@@ -3,6 +3,7 @@
 # memd-test: timeout=60
 #
 # The frame store runs full, by its limit and by the tmpfs it lies on: merging stops and says so, guests go on.
+# shellcheck source=tests/faults/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 says_full() {
@@ -39,7 +40,7 @@ if [ "${1:-}" = small-tmpfs ]; then
     exit 0
 fi
 
-set_up
+set_up /dev/shm
 for i in 1 2; do image img$i 48 $i; done
 run_full 4 --store-max 4M
 

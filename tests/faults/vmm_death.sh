@@ -4,9 +4,10 @@
 #
 # VMMs killed with SIGKILL while their pages are being merged: what they held must be given up, what others hold
 # of it must stay, also when the VMM dies while memd is away.
+# shellcheck source=tests/faults/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-set_up
+set_up /dev/shm
 for i in 1 2; do image img$i 48 $i; done
 memd_start
 guest stays --mem 48 --domain common --image "$tmp/img1" --toggle 5

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -61,10 +62,23 @@ uint64_t kit_scaled(uint64_t full, uint64_t least)
     return scaled > least ? scaled : least;
 }
 
+/* Set by SIGTERM and SIGINT; every wait of the kit looks at the clock, and there the test ends. */
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signal_number)
+{
+    interrupted = signal_number;
+}
+
 uint64_t kit_ms(void)
 {
     struct timespec t;
 
+    if (interrupted) {
+        int signal_number = interrupted;
+        interrupted = 0;
+        FAIL("ended by signal %d", signal_number);
+    }
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
@@ -123,14 +137,52 @@ void kit_daemon_start(struct kit_daemon *daemon, const char *const *options)
     fclose(child.from);
 }
 
+/* The daemon of this test, for the end: a frame store must not outlive a test that fails. */
+static struct kit_daemon *at_end;
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static void clean_up(void)
+{
+    if (!at_end)
+        return;
+    if (at_end->pid) {
+        kill(at_end->pid, SIGKILL);
+        waitpid(at_end->pid, NULL, 0);
+    }
+    nftw(at_end->run_dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    at_end = NULL;
+}
+
+static void catch_the_end(struct kit_daemon *daemon)
+{
+    static bool caught;
+    struct sigaction action = {.sa_handler = on_signal};
+
+    at_end = daemon;
+    if (caught)
+        return;
+    caught = true;
+    atexit(clean_up);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+}
+
 void kit_daemon_create(struct kit_daemon *daemon, const char *const *options)
 {
     const char *tmp = getenv("MEMD_TEST_TMP");
     FILE *config;
 
-    *daemon = (struct kit_daemon){0};
-    CHECK(tmp, "MEMD_TEST_TMP is not set; run the test with tests/run.sh");
-    snprintf(daemon->run_dir, sizeof daemon->run_dir, "%s/run", tmp);
+    *daemon = (struct kit_daemon){.run_dir = "/dev/shm/memd-test.XXXXXX"};
+    CHECK(tmp, "MEMD_TEST_TMP is not set; run the test with %s", "tests/run.sh");
+    CHECK(mkdtemp(daemon->run_dir), "%s: %s", daemon->run_dir, strerror(errno));
+    catch_the_end(daemon);
     snprintf(daemon->state_dir, sizeof daemon->state_dir, "%s/state", tmp);
     snprintf(daemon->config, sizeof daemon->config, "%s/memd.conf", tmp);
     config = fopen(daemon->config, "w");
@@ -152,6 +204,7 @@ void kit_daemon_end(struct kit_daemon *daemon)
 
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "memd ended with status 0x%x", (unsigned)status);
     daemon->pid = 0;
+    clean_up();
 }
 
 /* ---------------------------------------------------------------- memctl */

@@ -4,7 +4,8 @@
  * their control pipe, and the kernel's view of guest memory.
  *
  * Everything started here dies with the test: the children ask for SIGKILL when their parent ends. A check
- * that fails prints where and what and ends the test with 1.
+ * that fails prints where and what and ends the test with 1. One daemon at a time; its struct must live as
+ * long as the test.
  */
 #ifndef TESTS_KVM_KIT_H
 #define TESTS_KVM_KIT_H
@@ -58,7 +59,7 @@ void kit_daemon_create(struct kit_daemon *daemon, const char *const *options);
 /* Start it again in the same directories, after kit_daemon_kill(). */
 void kit_daemon_start(struct kit_daemon *daemon, const char *const *options);
 void kit_daemon_kill(struct kit_daemon *daemon);
-/* SIGTERM; the daemon must end with 0. */
+/* SIGTERM; the daemon must end with 0. Removes its run directory. */
 void kit_daemon_end(struct kit_daemon *daemon);
 
 /* Run memctl with these arguments; returns its exit code and what it wrote to stdout. */

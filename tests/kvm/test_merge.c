@@ -115,7 +115,7 @@ int main(void)
 {
     static const char *const names[GUESTS] = {"g1", "g2", "g3"};
     static const char *const domains[GUESTS] = {"web", "web", "db"};
-    struct kit_daemon daemon;
+    static struct kit_daemon daemon;
     struct kit_vm vms[GUESTS];
     struct place *places;
     struct sharing found;

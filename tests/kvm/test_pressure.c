@@ -90,7 +90,7 @@ static const struct hierarchy *make_group(void)
 /* Two guests with the same seed: unique content within each, all of it common, a frame for every page. */
 static void store_full(void)
 {
-    struct kit_daemon daemon;
+    static struct kit_daemon daemon;
     struct kit_vm vms[2];
     char text[KIT_LINE_MAX];
 
@@ -125,7 +125,7 @@ static void put_into_group(pid_t pid, int oom_score)
 static void machine_full(void)
 {
     const struct hierarchy *hierarchy = make_group();
-    struct kit_daemon daemon;
+    static struct kit_daemon daemon;
     struct kit_vm vms[GUESTS];
     int64_t sharing;
     int status;

@@ -110,7 +110,7 @@ int main(void)
     static const char *const names[GUESTS] = {"t1", "t2"};
     uint64_t wanted = kit_scaled(MERGES_FULL, 20000), state = 1, start_ms, limit_ms;
     uint64_t rounds = 0, merges = 0, data_offset = 0;
-    struct kit_daemon daemon;
+    static struct kit_daemon daemon;
     struct kit_vm vms[GUESTS];
 
     kit_need_kvm();
@@ -119,7 +119,7 @@ int main(void)
     for (int g = 0; g < GUESTS; g++) {
         kit_vm_start(&daemon, &vms[g], names[g],
                      KIT_ARGS("--domain", "web", "--mem", "32", "--vcpus", "2", "--thp", g ? "on" : "off",
-                              "--zero", "20", "--shared", "100", "--toggle", "50", "--verify", "1000"));
+                              "--zero", "20", "--shared", "100", "--toggle", "50", "--verify", "50"));
         data_offset = (uint64_t)kit_number(vms[g].line, "data_offset");
     }
     start_ms = kit_ms();

@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# lint.sh [CHECK...]: the checks that need no running memd. All by default; last line as the tests' runner.
+# lint.sh [--build-dir DIR] [CHECK...]: the checks that need no running memd. All by default; the last line is as
+# of tests/run.sh.
 #
 #   format    clang-format with the repository's file changes nothing
-#   headers   every header compiles alone, with gcc and with clang
-#   clang     every source compiles without a warning under clang too
-#   layers    includes point the allowed way (docs/architecture.md, "Layout")
+#   lengths   no file of more than 700 lines, no function of more than 90
+#   headers   every header compiles alone, with gcc and with clang, the public ones as C++ too
+#   gcc       everything builds without a warning with gcc (DIR)
+#   clang     and with clang (DIR/clang)
+#   layers    includes point the allowed way (docs/architecture.md, "Parts")
 #   license   every source file names its license
 #   shell     shell scripts parse, and shellcheck finds nothing
 #   static    clang-tidy with the short list of checks in tests/lint/clang-tidy
 #   words     nothing unfinished is left in the code
+#   docs      every file and every section the documents name exists
 set -uo pipefail
 
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$top" || exit 1
 jobs=$(nproc)
+build_dir=build
+file_lines_max=700
+function_lines_max=90
 flags=(-std=gnu11 -D_GNU_SOURCE -DMEMVM_PAYLOAD_BIN="\"/dev/null\"" -Iinclude -I. -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror)
 
 # tracked files, and new ones that are not ignored: what a commit would hold
@@ -34,6 +41,24 @@ hosted() {
     files "$@" | grep -vE '^(bench/memvm/payload|balloon-driver/guest)/'
 }
 
+# Functions are what stands between a brace in the first column and the next one, or a shell function's.
+check_lengths() {
+    files '*.c' '*.h' '*.sh' '*.mk' Makefile .ci/run |
+        xargs -r awk -v file_max="$file_lines_max" -v function_max="$function_lines_max" '
+        FNR == 1 { begun = 0 }
+        FNR == file_max + 1 { print FILENAME ": more than " file_max " lines"; bad = 1 }
+        /^{$/ || /^[a-z_]+\(\) [{(]$/ { begun = FNR; name = /^{$/ ? before : $0 }
+        /^[})]$/ && begun {
+            if (FNR - begun + 1 > function_max) {
+                print FILENAME ":" begun ": " FNR - begun + 1 " lines, at most " function_max ": " name
+                bad = 1
+            }
+            begun = 0
+        }
+        { before = $0 }
+        END { exit bad }'
+}
+
 check_headers() {
     local header compiler status=0
     for compiler in gcc clang; do
@@ -41,15 +66,17 @@ check_headers() {
             "$compiler" "${flags[@]}" -Wno-unused-function -fsyntax-only -x c "$header" || status=1
         done < <(hosted '*.h')
     done
-    # the public header belongs to C++ programs, too, when a compiler for it is there
-    if command -v g++ >/dev/null; then
-        g++ -Iinclude -fsyntax-only -x c++ include/memd/memd.h || status=1
-    fi
+    # what embedders include belongs to C++ programs, too
+    clang++ -Iinclude -fsyntax-only -Wall -Wextra -Werror -x c++ include/memd/memd.h || status=1
     return $status
 }
 
+check_gcc() {
+    make --no-print-directory -j"$jobs" B="$build_dir" CC=gcc SAN= all tests
+}
+
 check_clang() {
-    hosted '*.c' | xargs -r -P "$jobs" -n 4 clang "${flags[@]}" -O1 -fsyntax-only
+    make --no-print-directory -j"$jobs" B="$build_dir/clang" CC=clang SAN= all tests
 }
 
 # allow DIR REGEX: a file under DIR includes, of this repository, only paths that match
@@ -69,6 +96,7 @@ memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h
 memd/ctl            memd/(ctl/)?[a-z_]+\.h
 memd/preload        memd/((common|engine|preload)/)?[a-z_]+\.h
 bench/memvm         memd/[a-z_]+\.h|bench/memvm/.*\.h|bench/memvm/payload/payload\.c
+bench/dedup         memd/[a-z_]+\.h|bench/dedup/.*\.h|bench/memvm/mkimage/recipe\.h
 docs/examples       memd/memd\.h
 LAYERS
     return $status
@@ -95,7 +123,9 @@ check_shell() {
     for script in "${scripts[@]}"; do
         bash -n "$script" || status=1
     done
-    shellcheck --severity=info "${scripts[@]}" || status=1
+    # SC2015, SC2016: "a && b || fail" and text in single quotes for another shell are meant as they stand
+    shellcheck --severity=info --external-sources --source-path=SCRIPTDIR --exclude=SC2015,SC2016 \
+        "${scripts[@]}" || status=1
     return $status
 }
 
@@ -109,7 +139,43 @@ check_words() {
         xargs -r grep -nwE 'TODO|FIXME|XXX|HACK' /dev/null
 }
 
-all=(format headers clang layers license shell static words)
+# Paths named in documents, and [text](path#section) links.
+check_docs() {
+    local status=0 doc path target section
+    while read -r doc path; do
+        [ -e "$path" ] && continue
+        echo "$doc: there is no $path"
+        status=1
+    done < <(files '*.md' | xargs -r grep -oE \
+        '\b(bench|dist|docs|include|memd|mk|tests|tools)/[A-Za-z0-9_./-]*\.(awk|[ch]|in|map|md|mk|sh|txt)\b' |
+        tr ':' ' ' | sort -u)
+    while IFS=: read -r doc target; do
+        target=${target#](}
+        target=${target%)}
+        section=${target#"${target%%#*}"}
+        target=${target%%#*}
+        target=$([ -z "$target" ] && echo "$doc" || echo "$(dirname "$doc")/$target")
+        if [ ! -e "$target" ]; then
+            echo "$doc: link to $target, which is not there"
+            status=1
+        elif [ -n "$section" ] && ! sections "$target" | grep -qxF "${section#\#}"; then
+            echo "$doc: $target has no section $section"
+            status=1
+        fi
+    done < <(files '*.md' | xargs -r grep -oE '\]\([^):]+\)' /dev/null)
+    return $status
+}
+
+# the anchors of a document's headings
+sections() {
+    sed -n 's/^##* //p' "$1" | tr '[:upper:] ' '[:lower:]-' | tr -cd 'a-z0-9_\n-'
+}
+
+all=(format lengths headers gcc clang layers license shell static words docs)
+if [ "${1-}" = --build-dir ]; then
+    build_dir=${2:?--build-dir needs a directory}
+    shift 2
+fi
 selected=("$@")
 [ $# -gt 0 ] || selected=("${all[@]}")
 npassed=0
@@ -131,6 +197,6 @@ for check in "${selected[@]}"; do
         nfailed=$((nfailed + 1))
     fi
 done
-mkdir -p build
-echo "$npassed passed, $nfailed failed" | tee build/lint-summary
+mkdir -p "$build_dir"
+echo "$npassed passed, $nfailed failed" | tee "$build_dir/lint-summary"
 [ "$nfailed" -eq 0 ]

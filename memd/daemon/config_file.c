@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * config_file: the configuration file, read with inih.
+ *
+ * [memd] takes the options by the names they have on the command line; [domain NAME] opens a trust domain and
+ * takes `uids`. inih tells its handler neither the line number nor of a section without keys, so read_line(),
+ * which feeds it, counts lines and follows each section line by a line with an empty name and value. It also
+ * removes indentation, which inih would take for the continuation of a value.
+ */
+#include "memd/daemon/config_parts.h"
+
+#include "memd/memd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ini.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define UID_SEPARATORS ", \t"
+#define USER_BYTES     64 /* a longer name is no user's: it is cut and not found */
+
+#define SECTION_MEMD   "memd"
+#define SECTION_DOMAIN "domain "
+
+struct file_reader {
+    FILE *stream;
+    const char *path;
+    unsigned line; /* of what inih is parsing, from 1 */
+    bool announce; /* the next line for inih is the empty key that announces a section */
+    struct config *config;
+    struct core_domain_config *domain; /* of the section being read, or NULL */
+    uint64_t seen;                     /* bit per option */
+    struct config_report *report;
+};
+static_assert(CONFIG_OPTIONS_MAX <= 64, "a bit of file_reader.seen for each option");
+
+/* Feeds inih: fgets() with line numbers, without indentation, each section announced by a line "=". */
+static char *read_line(char *text, int bytes, void *ctx)
+{
+    struct file_reader *reader = ctx;
+
+    if (reader->report->error)
+        return NULL;
+    if (reader->announce) {
+        reader->announce = false;
+        return strcpy(text, "=\n");
+    }
+    if (!fgets(text, bytes, reader->stream))
+        return NULL;
+    reader->line++;
+    size_t length = strlen(text);
+    if (!length || (text[length - 1] != '\n' && !feof(reader->stream))) {
+        config_error(reader->report, -EINVAL, "%s:%u: the line is longer than %d bytes or holds a zero byte",
+                     reader->path, reader->line, bytes - 2);
+        return NULL;
+    }
+    size_t blank = strspn(text, " \t");
+    memmove(text, text + blank, length - blank + 1);
+    reader->announce = text[0] == '[';
+    return text;
+}
+
+static bool name_valid(const char *name)
+{
+    size_t length = strlen(name);
+
+    return length && length <= MEMD_NAME_MAX &&
+           !name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                              "abcdefghijklmnopqrstuvwxyz0123456789._-")];
+}
+
+static int domain_open(struct file_reader *reader, const char *name)
+{
+    struct core_config *core = &reader->config->core;
+
+    name += strspn(name, " \t");
+    if (!name_valid(name))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: '%.64s' is no domain name; give 1 to %d of A-Z a-z 0-9 . _ -",
+                            reader->path, reader->line, name, MEMD_NAME_MAX);
+    for (size_t i = 0; i < core->ndomains; i++)
+        if (!strcmp(core->domains[i].name, name))
+            return config_error(reader->report, -EEXIST, "%s:%u: domain '%s' is opened twice; join the two",
+                                reader->path, reader->line, name);
+    if (core->ndomains == CORE_DOMAINS_MAX)
+        return config_error(reader->report, -ENOSPC, "%s:%u: more than %d domains", reader->path,
+                            reader->line, CORE_DOMAINS_MAX);
+    reader->domain = &core->domains[core->ndomains++];
+    memset(reader->domain, 0, sizeof *reader->domain);
+    strcpy(reader->domain->name, name);
+    return 0;
+}
+
+static int section_open(struct file_reader *reader, const char *section)
+{
+    reader->domain = NULL;
+    if (!strcmp(section, SECTION_MEMD))
+        return 0;
+    if (!strncmp(section, SECTION_DOMAIN, sizeof SECTION_DOMAIN - 1))
+        return domain_open(reader, section + sizeof SECTION_DOMAIN - 1);
+    return config_error(reader->report, -EINVAL,
+                        "%s:%u: unknown section [%.64s]; there are [memd] and [domain "
+                        "NAME]",
+                        reader->path, reader->line, section);
+}
+
+/* A user's number or name. */
+static int parse_uid(const char *text, uint32_t *ret_uid)
+{
+    uint64_t number;
+
+    if (!config_parse_number(text, &number)) {
+        if (number >= UINT32_MAX) /* (uid_t)-1 means "no user" to the kernel */
+            return -EINVAL;
+        *ret_uid = (uint32_t)number;
+        return 0;
+    }
+    const struct passwd *user = getpwnam(text);
+    if (!user)
+        return -ENOENT;
+    *ret_uid = user->pw_uid;
+    return 0;
+}
+
+/* Lines of a section add up: a line is short. */
+static int domain_uids(struct file_reader *reader, const char *value)
+{
+    struct core_domain_config *domain = reader->domain;
+    char user[USER_BYTES];
+
+    for (;; value += strcspn(value, UID_SEPARATORS)) {
+        value += strspn(value, UID_SEPARATORS);
+        if (!*value)
+            return 0;
+        if (domain->nuids == CORE_UIDS_MAX)
+            return config_error(reader->report, -ENOSPC, "%s:%u: more than %d uids in a domain", reader->path,
+                                reader->line, CORE_UIDS_MAX);
+        snprintf(user, sizeof user, "%.*s", (int)strcspn(value, UID_SEPARATORS), value);
+        if (parse_uid(user, &domain->uids[domain->nuids]))
+            return config_error(reader->report, -ENOENT,
+                                "%s:%u: uids: '%.40s' is neither a uid nor a user of this machine",
+                                reader->path, reader->line, user);
+        domain->nuids++;
+    }
+}
+
+static int memd_key(struct file_reader *reader, const char *name, const char *value)
+{
+    int option = config_option_find(name);
+    char where[384];
+
+    if (option < 0)
+        return config_error(reader->report, -EINVAL, "%s:%u: unknown key '%.64s'; memd --help lists them",
+                            reader->path, reader->line, name);
+    if (!config_option_in_file(option))
+        return config_error(reader->report, -EINVAL, "%s:%u: '%s' belongs on the command line, not in a file",
+                            reader->path, reader->line, name);
+    uint64_t bit = 1ull << option;
+    if (reader->seen & bit)
+        return config_error(reader->report, -EEXIST, "%s:%u: '%s' is given twice; keep one", reader->path,
+                            reader->line, name);
+    reader->seen |= bit;
+    snprintf(where, sizeof where, "%s:%u: %s", reader->path, reader->line, name);
+    return config_option_set(option, where, value, true, reader->config, reader->report);
+}
+
+/* inih's handler; 0 marks an error. */
+static int file_key(void *ctx, const char *section, const char *name, const char *value)
+{
+    struct file_reader *reader = ctx;
+    int result;
+
+    if (reader->report->error || !name || !value)
+        return 1;
+    if (!name[0])
+        result = section_open(reader, section);
+    else if (!section[0])
+        result = config_error(reader->report, -EINVAL, "%s:%u: '%.64s' is in no section; put [memd] above it",
+                              reader->path, reader->line, name);
+    else if (!reader->domain)
+        result = memd_key(reader, name, value);
+    else if (!strcmp(name, "uids"))
+        result = domain_uids(reader, value);
+    else
+        result = config_error(reader->report, -EINVAL, "%s:%u: unknown key '%.64s'; a domain has uids",
+                              reader->path, reader->line, name);
+    return result == 0;
+}
+
+int config_file_load(const char *path, bool must_exist, struct config *config, struct config_report *report)
+{
+    struct file_reader reader = {.path = path, .config = config, .report = report};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO without a writer would hang */
+    struct stat st;
+
+    if (fd < 0 && errno == ENOENT && !must_exist)
+        return 0;
+    if (fd < 0)
+        return config_error(report, -errno,
+                            "cannot read the configuration %s: %s; check --config and the file's mode", path,
+                            strerror(errno));
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size > CONFIG_FILE_MAX) {
+        close(fd);
+        return config_error(report, -EINVAL, "the configuration %s is not a regular file of at most %u KiB",
+                            path, CONFIG_FILE_MAX / 1024);
+    }
+    reader.stream = fdopen(fd, "r");
+    if (!reader.stream) {
+        close(fd);
+        return config_error(report, -ENOMEM, "out of memory for the configuration %s", path);
+    }
+    int line = ini_parse_stream(read_line, &reader, file_key, &reader);
+    if (line)
+        config_error(report, -EINVAL, "%s:%u: neither [section] nor key = value", path, reader.line);
+    else if (ferror(reader.stream))
+        config_error(report, -EIO, "cannot read the configuration %s", path);
+    fclose(reader.stream);
+    snprintf(config->file, sizeof config->file, "%s", path);
+    return report->error;
+}
