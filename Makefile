@@ -18,6 +18,9 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 
 include mk/config.mk
+ifeq ($(realpath $(B)),$(CURDIR))
+$(error B names where to build, which cannot be the source directory)
+endif
 include mk/build.mk
 include mk/tests.mk
 include mk/install.mk
@@ -39,7 +42,7 @@ bench-dedup:
 
 lint:
 	$(Q)tools/deps.sh build test lint
-	$(Q)tests/lint/lint.sh $(LINT_ARGS)
+	$(Q)tests/lint/lint.sh --build-dir $(B) $(LINT_ARGS)
 
 format:
 	$(Q)clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
@@ -47,8 +50,15 @@ format:
 deps:
 	$(Q)tools/deps.sh build test lint
 
+# of a directory given with B= only what is memd's is taken away
 clean:
+ifeq ($(B),build)
 	$(Q)rm -rf build
+else ifneq ($(wildcard $(B)/obj/flags),)
+	$(Q)rm -rf $(addprefix $(B)/,obj bench examples tests asan tsan clang)
+	$(Q)rm -f $(LIBRARIES) $(B)/libmemd.so.$(VERSION) $(PROGRAMS) $(addprefix $(B)/,demo.json lint-summary)
+	$(Q)rmdir --ignore-fail-on-non-empty $(B)
+endif
 
 help:
 	@sed -n 's/^#: //p' Makefile mk/*.mk
@@ -64,7 +74,7 @@ help:
 #: make format         clang-format over all C files
 #: make deps           check for the Debian packages needed; as root, install those missing
 #: make install        into DESTDIR and PREFIX (/usr/local); `make uninstall` takes it away
-#: make clean          remove build/
+#: make clean          remove what was built
 #:
 #: Variables: V=1 (show commands), SAN=address|thread (instrumented tree), CC=clang, B=DIR (build directory),
 #:            TESTS="name ..." (run only tests whose name contains one of these), MEMD_TEST_SCALE=0.1

@@ -47,10 +47,10 @@ check-long:
 
 check-asan:
 	$(Q)tools/deps.sh build test
-	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=address all tests
-	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir build/asan --san address $(TESTS)
+	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=address B=$(B)/asan all tests
+	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir $(B)/asan --san address $(TESTS)
 
 check-tsan:
 	$(Q)tools/deps.sh build test
-	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=thread all tests
-	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir build/tsan --san thread $(TESTS)
+	$(Q)$(MAKE) --no-print-directory $(JOBS) SAN=thread B=$(B)/tsan all tests
+	$(Q)MEMD_TEST_SCALE=$${MEMD_TEST_SCALE:-0.02} tests/run.sh --build-dir $(B)/tsan --san thread $(TESTS)

@@ -19,8 +19,8 @@
 #   helper            this file is no test
 #
 # A test that leaves a process behind fails; the process is ended. Every process started by a test carries
-# MEMD_TEST_ID in its environment, and only those are looked at. The last line is "N passed, N failed" (", N
-# skipped"); the exit code is 0 only if none failed.
+# MEMD_TEST_ID in its environment, and only those are looked at. The last line is "N passed, N failed", the one
+# before it says how many were skipped; the exit code is 0 only if none failed.
 set -uo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
@@ -238,7 +238,7 @@ done
 
 [ ${#failed_names[@]} -eq 0 ] || echo "failed: ${failed_names[*]}"
 echo "$((SECONDS - begun)) s; logs in ${log_dir#"$top"/}"
-summary="$npassed passed, $nfailed failed"
-[ "$nskipped" -eq 0 ] || summary="$summary, $nskipped skipped"
-echo "$summary" | tee "$build_dir/tests/summary"
+[ "$nskipped" -eq 0 ] || echo "$nskipped skipped"
+echo "$npassed passed, $nfailed failed"
+echo "$npassed $nfailed $nskipped" >"$build_dir/tests/summary"
 finish $((nfailed > 0))

@@ -9,10 +9,16 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 
-if [ $# -eq 0 ]; then
-    echo "usage: $0 GROUP... (groups: $(awk '!/^#/ && NF {print $1}' "$here/packages.txt" | sort -u | xargs))" >&2
+groups=$(awk '!/^#/ && NF {print $1}' "$here/packages.txt" | sort -u | xargs)
+usage() {
+    echo "usage: $0 GROUP... (groups: $groups)" >&2
     exit 2
-fi
+}
+
+[ $# -gt 0 ] || usage
+for g in "$@"; do
+    [[ " $groups " = *" $g "* ]] || usage
+done
 
 wanted=()
 while read -r group package _; do

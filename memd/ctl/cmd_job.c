@@ -42,8 +42,10 @@ static enum ctl_result job_wait(struct ctl *ctl, int64_t id, const char *what, j
         snprintf(path, sizeof path, "/v1/jobs/%" PRId64 "?wait_ms=%d", id,
                  left_ms < TURN_MS ? (int)left_ms : TURN_MS);
         enum ctl_result result = ctl_http(ctl, "GET", path, NULL, &job);
-        if (result)
+        if (result) {
+            job_cancel(ctl, id); /* nobody waits for it any more */
             return result;
+        }
         const char *state = ctl_get_text(job, "state");
         if (!strcmp(state, "done")) {
             *ret_job = job;

@@ -17,9 +17,8 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
     const json_t *daemon = json_object_get(status, "daemon");
     bool merge = ctl_get_bool(daemon, "merge"), settled = ctl_get_bool(daemon, "settled");
     enum ctl_colour colour = !merge ? CTL_YELLOW : settled ? CTL_GREEN : CTL_PLAIN;
-    const char *warning = ctl_get_text(status, "warning");
     int64_t awaited = ctl_get_int(daemon, "awaited_engines");
-    char uptime[CTL_SIZE_BYTES];
+    char uptime[CTL_SIZE_BYTES], warning[256];
 
     fprintf(ctl->out, "memd %s, pid %" PRId64 ", up %s, in %s: %smerging %s%s%s\n",
             ctl_get_text(daemon, "version"), ctl_get_int(daemon, "pid"),
@@ -30,8 +29,9 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
         fprintf(ctl->out,
                 "waiting for %" PRId64 " engine(s) of an earlier daemon; no frame is freed before\n",
                 awaited);
+    snprintf(warning, sizeof warning, "%s", ctl_get_text(status, "warning"));
     if (*warning)
-        fprintf(ctl->out, "%swarning: %s%s\n", ctl_colour_on(ctl, CTL_RED), warning,
+        fprintf(ctl->out, "%swarning: %s%s\n", ctl_colour_on(ctl, CTL_RED), ctl_printable(warning),
                 ctl_colour_off(ctl, CTL_RED));
 }
 

@@ -38,8 +38,8 @@ struct ctl {
 /* The whole program but the process around it. `ctl` brings the streams; everything else is filled in. */
 enum ctl_result ctl_run(struct ctl *ctl, int argc, char *argv[]);
 
-/* One line to ctl->err, "memctl: ...", in place of a line of progress. Control characters, which may come from a
- * peer, become '?'. */
+/* One line to ctl->err, "memctl: ...", in place of a line of progress. Control characters, which may come
+ * from a peer, become '?'. */
 __attribute__((format(printf, 2, 3))) void ctl_error(struct ctl *ctl, const char *format, ...);
 
 /* Where a long job stands: a line on the terminal that the next one replaces; nothing elsewhere. */

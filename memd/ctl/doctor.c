@@ -93,15 +93,17 @@ static bool swap_present(const struct ctl *ctl)
     return line && line[1];
 }
 
-static bool ask_daemon(struct ctl *ctl, uint64_t *ret_guest_bytes)
+/* ret_guest_bytes: of its largest guest. */
+static enum ctl_result ask_daemon(struct ctl *ctl, uint64_t *ret_guest_bytes)
 {
     json_t *answer;
     const json_t *vm;
     uint64_t largest = 0;
     size_t i;
 
-    if (ctl_http_quiet(ctl, "GET", "/v1/vms", &answer))
-        return false;
+    enum ctl_result result = ctl_http_quiet(ctl, "GET", "/v1/vms", &answer);
+    if (result)
+        return result;
     json_array_foreach(json_object_get(answer, "vms"), i, vm)
     {
         uint64_t bytes = (uint64_t)ctl_get_int(vm, "guest_bytes");
@@ -110,7 +112,7 @@ static bool ask_daemon(struct ctl *ctl, uint64_t *ret_guest_bytes)
     }
     json_decref(answer);
     *ret_guest_bytes = largest;
-    return true;
+    return CTL_DONE;
 }
 
 void doctor_gather(struct ctl *ctl, struct doctor *ret_doctor)
@@ -120,7 +122,7 @@ void doctor_gather(struct ctl *ctl, struct doctor *ret_doctor)
 
     snprintf(device, sizeof device, "%s/userfaultfd", ctl->dev_root);
     probe_kernel(device, &doctor.probe);
-    doctor.daemon_running = ask_daemon(ctl, &doctor.guest_bytes);
+    doctor.daemon = ask_daemon(ctl, &doctor.guest_bytes);
     if (ctl->guest_bytes)
         doctor.guest_bytes = ctl->guest_bytes;
     if (!doctor.guest_bytes)
@@ -276,6 +278,20 @@ static void check_thp(const struct doctor *doctor, struct finding *finding)
     }
 }
 
+/* A pool of hugetlb pages is no fault, but what lies in it is out of memd's reach. */
+static void check_hugetlb(const struct doctor *doctor, struct finding *finding)
+{
+    uint64_t pages;
+
+    if (read_number(doctor->ctl->proc_root, "sys/vm/nr_hugepages", &pages) || !pages) {
+        found(finding, FINDING_OK, "no memory is set aside for hugetlb pages");
+    } else {
+        found(finding, FINDING_WARN, "%" PRIu64 " hugetlb pages: guests backed by them are left alone",
+              pages);
+        fix(finding, "sysctl -w vm.nr_hugepages=0, unless something else needs them");
+    }
+}
+
 static void check_ksm(const struct doctor *doctor, struct finding *finding)
 {
     uint64_t run;
@@ -314,29 +330,28 @@ static void check_memlock(const struct doctor *doctor, struct finding *finding)
     }
 }
 
-/* statfs() of `path`, or of the nearest directory above it that exists. */
-static int statfs_above(const char *path, struct statfs *ret_fs)
+/* `path`, or the nearest directory above it that exists: memd makes what is missing of its run directory. */
+static void existing_above(const char *path, char *dir, size_t bytes)
 {
-    char dir[512];
-
-    snprintf(dir, sizeof dir, "%s", path);
-    while (statfs(dir, ret_fs)) {
+    snprintf(dir, bytes, "%s", path);
+    while (access(dir, F_OK) && errno == ENOENT) {
         char *slash = strrchr(dir, '/');
-        if (errno != ENOENT || !slash || slash == dir)
-            return -errno;
-        *slash = 0;
+        if (!slash)
+            snprintf(dir, bytes, ".");
+        else
+            slash[slash == dir] = 0;
     }
-    return 0;
 }
 
 static void check_store(const struct doctor *doctor, struct finding *finding)
 {
     const char *where = doctor->ctl->run_dir;
-    char shm[512], size[CTL_SIZE_BYTES], free_text[CTL_SIZE_BYTES];
+    char shm[512], above[512], size[CTL_SIZE_BYTES], free_text[CTL_SIZE_BYTES];
     struct statfs fs;
 
     snprintf(shm, sizeof shm, "%s/shm", doctor->ctl->dev_root);
-    if (statfs_above(where, &fs) || fs.f_type != TMPFS_MAGIC) {
+    existing_above(where, above, sizeof above);
+    if (statfs(above, &fs) || fs.f_type != TMPFS_MAGIC) {
         where = shm;
         if (statfs(shm, &fs) || fs.f_type != TMPFS_MAGIC) {
             found(finding, FINDING_FAIL, "neither %s nor %s is on tmpfs: no place for frames",
@@ -359,6 +374,24 @@ static void check_store(const struct doctor *doctor, struct finding *finding)
     }
 }
 
+/* Whether this user could start memd there. */
+static void check_run_dir(const struct doctor *doctor, struct finding *finding)
+{
+    const char *dir = doctor->ctl->run_dir;
+    char above[512];
+
+    existing_above(dir, above, sizeof above);
+    if (doctor->daemon != CTL_NO_DAEMON) {
+        found(finding, FINDING_OK, "%s is in use", dir);
+    } else if (!access(above, W_OK | X_OK)) {
+        found(finding, FINDING_OK, "%s %s", dir, strcmp(above, dir) ? "can be made" : "is writable");
+    } else {
+        found(finding, FINDING_WARN, "this user cannot start memd in %s: %s: %s", dir, above,
+              strerror(errno));
+        fix(finding, "install -d -o %u %s, or another --run-dir", (unsigned)geteuid(), dir);
+    }
+}
+
 static void check_swap(const struct doctor *doctor, struct finding *finding)
 {
     found(finding, FINDING_OK, "%s",
@@ -368,8 +401,13 @@ static void check_swap(const struct doctor *doctor, struct finding *finding)
 
 static void check_daemon(const struct doctor *doctor, struct finding *finding)
 {
-    if (doctor->daemon_running) {
+    if (doctor->daemon == CTL_DONE) {
         found(finding, FINDING_OK, "memd answers in %s", doctor->ctl->run_dir);
+    } else if (doctor->daemon == CTL_FAILED) {
+        found(finding, FINDING_WARN, "%s/" WIRE_CONTROL_NAME " refuses this user, or is not memd's",
+              doctor->ctl->run_dir);
+        fix(finding, "run memctl as root or memd's user, or setfacl -m u:%u:rw %s/" WIRE_CONTROL_NAME,
+            (unsigned)geteuid(), doctor->ctl->run_dir);
     } else {
         found(finding, FINDING_WARN, "no memd answers in %s", doctor->ctl->run_dir);
         fix(finding, "systemctl start memd, or memd --run-dir %s", doctor->ctl->run_dir);
@@ -380,8 +418,9 @@ const struct doctor_check doctor_checks[] = {
     {"kernel", check_kernel},   {"userfaultfd", check_device},
     {"move", check_move},       {"tracking", check_tracking},
     {"kvm", check_kvm},         {"map-count", check_map_count},
-    {"huge-pages", check_thp},  {"ksm", check_ksm},
-    {"memlock", check_memlock}, {"frame-store", check_store},
+    {"huge-pages", check_thp},  {"hugetlb", check_hugetlb},
+    {"ksm", check_ksm},         {"memlock", check_memlock},
+    {"run-dir", check_run_dir}, {"frame-store", check_store},
     {"swap", check_swap},       {"daemon", check_daemon},
 };
 const size_t doctor_nchecks = sizeof doctor_checks / sizeof doctor_checks[0];

@@ -23,9 +23,9 @@ struct finding {
 struct doctor {
     struct ctl *ctl;
     struct probe probe;
-    bool daemon_running;
-    uint64_t guest_bytes; /* of the largest guest */
-    uint64_t mem_bytes;   /* of the machine */
+    enum ctl_result daemon; /* CTL_DONE: it answers; CTL_NO_DAEMON; CTL_FAILED: it refuses us */
+    uint64_t guest_bytes;   /* of the largest guest */
+    uint64_t mem_bytes;     /* of the machine */
     bool swap;
     int kernel[3]; /* 6.12.38 */
     char release[80];

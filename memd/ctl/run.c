@@ -233,7 +233,8 @@ static enum ctl_result options_read(struct ctl *ctl, int argc, char *argv[], uns
         }
         if (result == ':')
             return usage_error(ctl, "%s needs a value", argv[optind - 1]);
-        if (result && optopt) /* of one letter, perhaps in the middle of a word that has not been passed yet */
+        if (result &&
+            optopt) /* of one letter, perhaps in the middle of a word that has not been passed yet */
             return usage_error(ctl, "unknown option: '-%c'", optopt);
         if (result)
             return usage_error(ctl, "unknown or ambiguous option, or one that takes no value: '%.80s'",

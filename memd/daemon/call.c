@@ -65,11 +65,10 @@ static void answer(struct call *call, int result)
 
 void calls_refuse(struct calls *calls)
 {
-    struct call *call, *next;
-
     pthread_mutex_lock(&calls->lock);
     calls->closed = true;
-    cds_list_for_each_entry_safe (call, next, &calls->queue, link) {
+    while (!cds_list_empty(&calls->queue)) {
+        struct call *call = cds_list_first_entry(&calls->queue, struct call, link);
         cds_list_del(&call->link);
         answer(call, -ESHUTDOWN);
     }

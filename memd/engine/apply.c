@@ -201,25 +201,27 @@ static enum plan_kind page_kind(const struct op *op, uint32_t page)
 }
 
 /* Written since the merge, quiet, and now equal to something again: worth bringing back into plain memory. */
-static void heal_wished(struct op *op, const struct wish *w)
+static void heal_wished(struct op *op, const struct wish *w, uint32_t nwishes)
 {
-    uint32_t end = w->page + w->count, left;
+    uint64_t only[CHUNK_WORDS] = {0};
+    uint32_t n = 0, left;
 
-    for (uint32_t p = w->page, q; p < end; p = q) {
-        for (q = p; q < end && entry_state(page_get(op->r, q)) == WIRE_PAGE_BROKEN; q++)
-            ;
-        if (q == p) {
-            q++;
-            continue;
+    for (uint32_t k = 0; k < nwishes; k++)
+        for (uint32_t page = w[k].page; page < w[k].page + w[k].count; page++) {
+            uint32_t i = page - op->first;
+            if (page < op->first || i >= op->npages || entry_state(page_get(op->r, page)) != WIRE_PAGE_BROKEN)
+                continue;
+            if (op->m->heal_tokens < 1) {
+                pending_set(op->r, page); /* looked at again in a later round */
+                continue;
+            }
+            only[i / 64] |= 1ull << (i % 64);
+            n++;
         }
-        if (op->m->heal_tokens >= 1) {
-            op->m->heal_tokens -= q - p > HEAL_PROBE_PAGES ? q - p : HEAL_PROBE_PAGES;
-            heal_range(op->m, op->r, p, q - p, &left);
-        } else {
-            for (uint32_t k = p; k < q; k++)
-                pending_set(op->r, k); /* looked at again in a later round */
-        }
-    }
+    if (!n)
+        return;
+    op->m->heal_tokens -= n > HEAL_PROBE_PAGES ? n : HEAL_PROBE_PAGES;
+    heal_pages(op->m, op->r, op->first, op->npages, only, &left);
 }
 
 static void take_wish(struct op *op, const struct wish *w)
@@ -495,8 +497,7 @@ static void op_run(struct op *op, const struct wish *w, uint32_t nwishes)
 {
     struct plan_span span[PLAN_SPANS_MAX];
 
-    for (uint32_t k = 0; k < nwishes; k++)
-        heal_wished(op, &w[k]);
+    heal_wished(op, w, nwishes);
     for (uint32_t i = 0; i < op->npages; i++)
         op->kind[i] = (uint8_t)page_kind(op, op->first + i);
     for (uint32_t k = 0; k < nwishes; k++)
@@ -580,7 +581,8 @@ static void pass_start(struct memd *m)
 {
     struct apply *a = &m->apply;
 
-    qsort(a->wish, a->n, sizeof *a->wish, by_place);
+    if (a->n) /* there may be no array yet */
+        qsort(a->wish, a->n, sizeof *a->wish, by_place);
     a->sorted = a->n;
     a->at = 0;
     a->region = a->chunk = 0;
@@ -594,7 +596,8 @@ static void pass_end(struct memd *m)
 
     a->running = false;
     a->n -= a->sorted;
-    memmove(a->wish, a->wish + a->sorted, a->n * sizeof *a->wish);
+    if (a->n)
+        memmove(a->wish, a->wish + a->sorted, a->n * sizeof *a->wish);
     a->sorted = a->at = 0;
     if (!a->n)
         apply_forget(m);

@@ -357,6 +357,8 @@ bool page_is_zero(const void *page);
 uint64_t page_hash(const void *page);
 
 /* ---- heal.c; work held */
+int heal_pages(struct memd *m, struct region *r, uint32_t page, uint32_t npages, const uint64_t *only,
+               uint32_t *ret_left);
 int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_left);
 uint32_t heal_chunk(struct memd *m, struct region *r, uint32_t chunk, uint32_t npages_max);
 int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left);

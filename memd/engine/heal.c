@@ -55,6 +55,7 @@ uint64_t mem_available_bytes(void)
 struct heal {
     struct region *r;
     uint32_t first, end;             /* within one chunk */
+    const uint64_t *only;            /* bit from `first`: to be healed; NULL: all of them */
     uint64_t stay[CHUNK_PAGES / 64]; /* bit from `first`: may be pinned, is left */
     uint32_t healed, left;
 };
@@ -64,18 +65,26 @@ static bool stays(const struct heal *h, uint32_t page)
     return h->stay[(page - h->first) / 64] >> ((page - h->first) % 64) & 1;
 }
 
+/* A page of a store mapping that is to be healed. */
+static bool takes_part(const struct heal *h, uint32_t page)
+{
+    uint32_t i = page - h->first;
+
+    return entry_in_store(page_get(h->r, page)) && (!h->only || h->only[i / 64] >> (i % 64) & 1);
+}
+
 /* The next stretch of store pages at or after *page; false: no more. With `moving`, pages that stay divide
  * it. */
 static bool next_stretch(const struct heal *h, uint32_t *page, uint32_t *ret_end, bool moving)
 {
     uint32_t p = *page, q;
 
-    while (p < h->end && (!entry_in_store(page_get(h->r, p)) || (moving && stays(h, p))))
+    while (p < h->end && (!takes_part(h, p) || (moving && stays(h, p))))
         p++;
     if (p >= h->end)
         return false;
     const struct segment *s = region_segment(h->r, p);
-    for (q = p; q < h->end && entry_in_store(page_get(h->r, q)) && !(moving && stays(h, q)); q++)
+    for (q = p; q < h->end && takes_part(h, q) && !(moving && stays(h, q)); q++)
         if (region_segment(h->r, q) != s)
             break;
     *page = p;
@@ -162,7 +171,7 @@ static void probe_pins(struct memd *m, struct heal *h)
     long pid = spawn_probe();
     set_fork(h, MADV_DONTFORK);
     for (uint32_t p = h->first; p < h->end; p++) {
-        if (entry_state(page_get(h->r, p)) != WIRE_PAGE_BROKEN)
+        if (entry_state(page_get(h->r, p)) != WIRE_PAGE_BROKEN || !takes_part(h, p))
             continue;
         if (pid < 0 || exclusive(m, page_hva(h->r, p))) {
             h->stay[(p - h->first) / 64] |= 1ull << ((p - h->first) % 64);
@@ -179,7 +188,7 @@ static void probe_pins(struct memd *m, struct heal *h)
 static bool any_broken(const struct heal *h)
 {
     for (uint32_t p = h->first; p < h->end; p++)
-        if (entry_state(page_get(h->r, p)) == WIRE_PAGE_BROKEN)
+        if (entry_state(page_get(h->r, p)) == WIRE_PAGE_BROKEN && takes_part(h, p))
             return true;
     return false;
 }
@@ -214,9 +223,10 @@ static int bring_home(struct memd *m, struct heal *h, uint32_t page, uint32_t en
     return 0;
 }
 
-int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_left)
+int heal_pages(struct memd *m, struct region *r, uint32_t page, uint32_t npages, const uint64_t *only,
+               uint32_t *ret_left)
 {
-    struct heal h = {.r = r, .first = page, .end = page + npages};
+    struct heal h = {.r = r, .first = page, .end = page + npages, .only = only};
     uint32_t chunk = chunk_of(r, page), at = page, end;
 
     if (!next_stretch(&h, &at, &end, false)) {
@@ -241,6 +251,11 @@ int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
     if (!err)
         *ret_left = h.left;
     return err;
+}
+
+int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_left)
+{
+    return heal_pages(m, r, page, npages, NULL, ret_left);
 }
 
 int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left)

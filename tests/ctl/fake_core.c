@@ -25,7 +25,7 @@ struct core {
 };
 
 static struct core the_core;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 void core_config_default(struct core_config *ret_config)
 {
@@ -44,10 +44,20 @@ void core_config_default(struct core_config *ret_config)
     };
 }
 
+void fake_core_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void fake_core_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
 struct core *fake_core_reset(void)
 {
     pthread_mutex_lock(&lock);
-    fake = (struct fake_core){.job_polls = 3};
+    fake = (struct fake_core){.job_polls = 3, .nvms = 2};
     the_core.njobs = 0;
     pthread_mutex_unlock(&lock);
     return &the_core;
@@ -83,12 +93,16 @@ void core_close(struct core *core)
     sem_destroy(&core->stop);
 }
 
-static void fill_vm(struct core_vm *vm, uint32_t id, const char *name, const char *state)
+static void fill_vm(struct core_vm *vm, uint32_t id)
 {
-    *vm = (struct core_vm){.id = id, .pid = 4000 + (int32_t)id, .merge_on = true, .settled = id == 1};
-    snprintf(vm->name, sizeof vm->name, "%s", name);
+    bool settled = id % 2;
+
+    *vm = (struct core_vm){.id = id, .pid = 4000 + (int32_t)id, .merge_on = true, .settled = settled};
+    snprintf(vm->name, sizeof vm->name, "vm%u", id);
+    if (id <= 2)
+        strcpy(vm->name, id == 1 ? "alpha" : "beta");
     snprintf(vm->domain, sizeof vm->domain, "tenant-%u", id);
-    snprintf(vm->state, sizeof vm->state, "%s", state);
+    strcpy(vm->state, settled ? "settled" : "merging");
     snprintf(vm->release, sizeof vm->release, "%s", MEMD_VERSION);
     vm->c = (struct core_counters){
         .guest_bytes = 256ull << 20,
@@ -102,7 +116,7 @@ static void fill_vm(struct core_vm *vm, uint32_t id, const char *name, const cha
         .cow_breaks = 67,
         .saved_bytes = 160ull << 20,
         .metadata_bytes = 1 << 20,
-        .net_saved_bytes = id == 1 ? 150ll << 20 : -4096,
+        .net_saved_bytes = settled ? 150ll << 20 : -4096,
         .cpu_ns = 1500000001,
         .vmas_used = 2200,
         .vmas_limit = 32765,
@@ -111,15 +125,19 @@ static void fill_vm(struct core_vm *vm, uint32_t id, const char *name, const cha
 
 int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
 {
-    if (fake.snapshot_error)
-        return fake.snapshot_error;
+    pthread_mutex_lock(&lock);
+    int error = fake.snapshot_error;
+    unsigned nvms = fake.nvms;
+    pthread_mutex_unlock(&lock);
+    if (error)
+        return error;
     struct core_snapshot *snapshot = calloc(1, sizeof *snapshot);
-    snapshot->vms = calloc(2, sizeof *snapshot->vms);
+    snapshot->vms = calloc(nvms + 1, sizeof *snapshot->vms);
     snapshot->domains = calloc(1, sizeof *snapshot->domains);
-    snapshot->nvms = 2;
+    snapshot->nvms = nvms;
     snapshot->ndomains = 1;
-    fill_vm(&snapshot->vms[0], 1, "alpha", "settled");
-    fill_vm(&snapshot->vms[1], 2, "beta", "merging");
+    for (unsigned i = 0; i < nvms; i++)
+        fill_vm(&snapshot->vms[i], i + 1);
     snprintf(snapshot->domains[0].name, sizeof snapshot->domains[0].name, "tenant-1");
     snapshot->domains[0].vms = 1;
     snapshot->domains[0].frames = 1000;
@@ -132,8 +150,8 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     snapshot->merge_on = true;
     snapshot->mem_total_bytes = 16ull << 30;
     snapshot->mem_available_bytes = 9ull << 30;
-    snapshot->totals = snapshot->vms[0].c;
-    snapshot->totals.guest_bytes *= 2;
+    snapshot->totals = snapshot->vms[0].c; /* of none: all zero */
+    snapshot->totals.guest_bytes *= nvms;
     *ret_snapshot = snapshot;
     return 0;
 }
@@ -192,13 +210,14 @@ int core_settle_start(struct core *core, uint64_t *ret_job)
 
 int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, uint64_t *ret_job)
 {
-    for (size_t i = 0; i < nvms; i++) {
-        int result = command(vms[i]);
-        if (result)
-            return result;
-    }
+    int result = 0;
+
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; !result && i < nvms; i++)
+        result = command(vms[i]);
     fake.last_nvms = nvms;
-    return job_start(core, CORE_JOB_ESTIMATE, NULL, ret_job);
+    pthread_mutex_unlock(&lock);
+    return result ? result : job_start(core, CORE_JOB_ESTIMATE, NULL, ret_job);
 }
 
 static void job_end(struct core_job *job, int error, const char *reason)
@@ -220,6 +239,7 @@ int core_job_poll(struct core *core, uint64_t id, struct core_job *ret_job)
     if (!result) {
         struct core_job *job = &core->jobs[id - 1];
         unsigned polls = ++core->polls[id - 1];
+        fake.polls++;
         if (job->state == CORE_JOB_RUNNING && polls >= fake.job_polls)
             job_end(job, fake.job_error, "does not fit: 120 MiB wanted, 40 MiB available");
         else if (job->state == CORE_JOB_RUNNING)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * fake_core: memd/daemon/core.h without a memory behind it, for the tests of its users. Two VMs, "alpha" (id
- * 1) and "beta" (id 2); jobs end after a set number of polls.
+ * fake_core: memd/daemon/core.h without a memory behind it, for the tests of its users. VMs are "alpha" (id
+ * 1), "beta" (id 2) and, if more are wanted, "vm3" and so on; jobs end after a set number of polls. A VM of
+ * an odd id is settled.
  */
 #ifndef TESTS_CTL_FAKE_CORE_H
 #define TESTS_CTL_FAKE_CORE_H
@@ -13,15 +14,20 @@ struct fake_core {
     int command_error;
     unsigned job_polls; /* a job ends with this poll */
     int job_error;      /* positive: jobs end as failed */
+    unsigned nvms;
     /* what was asked last */
     char last_vm[CORE_NAME_BYTES]; /* "(all)" for NULL */
     bool last_on;
     size_t last_nvms;
-    unsigned commands, cancels;
+    unsigned commands, cancels, polls;
 };
 
 /* The one fake; valid from core_open() or fake_core_reset() on. */
 extern struct fake_core fake;
 struct core *fake_core_reset(void);
+
+/* Around looks at `fake` and changes to it while a server runs; fake_core_reset() does not need it. */
+void fake_core_lock(void);
+void fake_core_unlock(void);
 
 #endif

@@ -32,6 +32,8 @@
 #define WRITERS      2u
 #define SLOT_OF(w)   (64u + (w)*8u) /* byte offset of a writer's word */
 #define LONE_SLOT    2048u
+#define WINDOW       16u /* pages a writer keeps at */
+#define BURST        8192u
 
 struct torture {
     struct script *script;

@@ -172,6 +172,7 @@ static void catch_the_end(struct kit_daemon *daemon)
     atexit(clean_up);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a guest that died is a failed check */
 }
 
 void kit_daemon_create(struct kit_daemon *daemon, const char *const *options)

@@ -35,6 +35,7 @@ void spawn(const char *program, const char *const *args, struct spawned *ret_chi
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(127);
+        signal(SIGPIPE, SIG_DFL);
         dup2(in[0], STDIN_FILENO);
         dup2(out[1], STDOUT_FILENO);
         execv(path, (char *const *)args);

@@ -12,7 +12,7 @@
 #include "tests/kvm/kit.h"
 
 #define MERGES_FULL 1000000u
-#define LIMIT_MS    150000u /* at the scale of `make check` */
+#define LIMIT_MS    200000u /* at the scale of `make check` */
 #define ROUND_MS    2000u
 #define NIBBLE_US   10000u
 #define GUESTS      2
@@ -119,7 +119,7 @@ int main(void)
     for (int g = 0; g < GUESTS; g++) {
         kit_vm_start(&daemon, &vms[g], names[g],
                      KIT_ARGS("--domain", "web", "--mem", "32", "--vcpus", "2", "--thp", g ? "on" : "off",
-                              "--zero", "20", "--shared", "100", "--toggle", "50", "--verify", "50"));
+                              "--zero", "20", "--shared", "100", "--toggle", "20", "--verify", "50"));
         data_offset = (uint64_t)kit_number(vms[g].line, "data_offset");
     }
     start_ms = kit_ms();

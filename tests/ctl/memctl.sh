@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# memd-test: timeout=90
+#
+# memctl, every command: what it asks of the daemon, what it prints, its exit code.
+# shellcheck source=tests/ctl/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# ---- without a daemon: 3, and the line says what to do
+export MEMD_RUN_DIR=$dir
+for command in status "vm list" "vm show x" "merge on" "unmerge all" settle estimate; do
+    # shellcheck disable=SC2086
+    ctl 3 $command
+    err "^memctl: no memd at $dir/control.sock; start memd, or .*--run-dir or MEMD_RUN_DIR"
+done
+echo "no socket" >"$dir/control.sock"
+ctl 3 status
+rm "$dir/control.sock"
+ctl 0 version
+out "^memd not running in $dir$"
+
+# ---- usage: 2
+"$bin/memctl" >"$tmp/out" 2>"$tmp/err"
+[ $? = 2 ] || fail "memctl without a command did not end with 2"
+err "^Usage: memctl"
+ctl 2 frobnicate
+err "unknown command 'frobnicate'; see memctl --help"
+ctl 2 vm
+err "unknown command 'vm'"
+ctl 2 vm eat alpha
+ctl 2 merge maybe
+ctl 2 status extra
+err "'extra' is too much"
+ctl 2 unmerge
+err "needs VM\|all"
+ctl 2 unmerge a b
+ctl 2 vm show
+ctl 2 --bogus status
+err "'--bogus'"
+ctl 2 -q status
+err "'-q'"
+ctl 2 settle --timeout
+err "timeout needs a value"
+for seconds in 0 -1 1.5 86401 x ''; do
+    ctl 2 settle --timeout "$seconds"
+    err "not a number of seconds"
+done
+ctl 2 status --timeout 3
+err "takes no --timeout"
+ctl 2 merge on --json
+ctl 2 doctor --guest 12Q
+ctl 2 --run-dir "/$(printf '%0120d' 0)" status
+err "too long for a socket"
+ctl 2 status --run-dir
+# ---- help: of everything, of each command, of a family; on stdout, with 0
+ctl 0 --help
+help_of=$(sed -n 's/^  \([a-z]*\( list\| show\| on\| off\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
+for command in status "vm list" "vm show" "merge on" "merge off" unmerge settle estimate doctor version; do
+    grep -qx "$command" <<<"$help_of" || fail "memctl --help does not list '$command'"
+    # shellcheck disable=SC2086
+    ctl 0 $command --help
+    out "^Usage: memctl $command"
+    out "--run-dir DIR"
+done
+ctl 0 vm --help
+[ "$(grep -c ^Usage: "$tmp/out")" = 2 ] || fail "memctl vm --help"
+ctl 0 -h
+ctl 0 --version
+out '^memctl [0-9]+\.[0-9]+\.[0-9]+$'
+
+# ---- with one
+serve_start
+ctl 0 status
+out "^memd [0-9.]+, pid [0-9]+, up 1 min 1 s, in $dir: merging on$"
+out "^saved +160 MiB  31.2% of guest memory$"
+out "^ +1  alpha +4001  settled +256 MiB"
+ctl 0 --run-dir "$dir" status
+MEMD_RUN_DIR=/nonexistent ctl 0 status --run-dir "$dir"
+MEMD_RUN_DIR='' ctl 0 --run-dir="$dir" version
+out "^memd [0-9.]+, pid [0-9]+ in $dir$"
+
+# every key people may count on
+ctl 0 status --json
+for key in daemon pid version host mem_total_bytes mem_available_bytes totals vms id name domain state guest_bytes \
+    zero_pages pages_shared pages_sharing pages_unshared pages_volatile pages_skipped ineligible_bytes pinned locked \
+    hugetlb shared uffd full_scans merges cow_breaks saved_bytes metadata_bytes net_saved_bytes vmas_used vmas_limit \
+    settled; do
+    out "^ +\"$key\": "
+done
+out '^ +"net_saved_bytes": -4096'
+curl -sS --unix-socket "$dir/control.sock" http://memd/v1/status | cmp - "$tmp/out" ||
+    fail "status --json is not what GET /v1/status answers"
+
+ctl 0 vm list
+[ "$(wc -l <"$tmp/out")" = 3 ] || fail "vm list"
+ctl 0 vm list --json
+out '"name": "beta"'
+fake nvms=0
+ctl 0 vm list
+out "^no VM is connected$"
+ctl 0 status
+fake nvms=300
+ctl 0 vm list
+[ "$(wc -l <"$tmp/out")" = 301 ] || fail "vm list of 300"
+fake
+ctl 0 vm show beta
+out "^pages_sharing +9000$"
+out "^ineligible shared +8.0 KiB$"
+ctl 0 vm show 2 --json
+out '"name": "beta"'
+for name in gamma .. a/b '' '%41' "$(printf 'a\001b')" "$(printf '%0400d' 0)"; do
+    ctl 1 vm show "$name"
+    [ -s "$tmp/err" ] || fail "vm show '$name' said nothing"
+    ! grep -q "$(printf '\001')" "$tmp/err" || fail "a control character reached the terminal"
+done
+
+fake
+ctl 0 merge off
+out "^merging off: all VMs$"
+[ "$(tell get last_vm) $(tell get last_on)" = "(all) off" ] || fail "merge off asked for something else"
+ctl 0 merge on alpha
+[ "$(tell get last_vm) $(tell get last_on)" = "alpha on" ] || fail "merge on alpha asked for something else"
+ctl 1 merge on gamma
+err "^memctl: no VM 'gamma' is connected$"
+ctl 1 merge on "$(printf '%0200d' 0)"
+err "1 to [0-9]+ bytes"
+fake command_error=-11
+ctl 1 merge on
+err "Resource temporarily unavailable"
+fake snapshot_error=-110
+ctl 1 status
+err "did not answer within 5 s"
+
+# ---- jobs
+fake
+ctl 0 unmerge beta
+out "^unmerged: beta$"
+[ "$(tell get last_vm)" = beta ] || fail "unmerge beta asked for something else"
+ctl 0 unmerge all
+[ "$(tell get last_vm)" = "(all)" ] || fail "unmerge all asked for something else"
+ctl 1 unmerge gamma
+err "no VM 'gamma'"
+ctl 0 settle --timeout 20
+out "^settled after [0-9.]+ s$"
+ctl 0 estimate
+out "^of 512 MiB of guest memory 200 MiB are zero and 100 MiB duplicates of 30.0 MiB$"
+out "^merging would save 270 MiB \(52.7%\)$"
+[ "$(tell get last_nvms)" = 0 ] || fail "estimate named VMs"
+ctl 0 estimate alpha 2 --json
+out '"would_save_bytes": 283115520'
+[ "$(tell get last_nvms)" = 2 ] || fail "estimate did not name two VMs"
+ctl 1 estimate alpha gamma
+err "not connected"
+fake job_error=12
+ctl 1 unmerge alpha
+err "^memctl: unmerge failed: does not fit: 120 MiB wanted, 40 MiB available$"
+
+# time-out: 1, and the job is cancelled
+fake job_polls=1000000
+ctl 1 settle --timeout 1
+err "^memctl: settle was cancelled: time-out$"
+[ "$(tell get cancels)" = 1 ] || fail "the time-out did not cancel the job"
+
+# Ctrl-C: the same
+polled() {
+    [ "$(tell get polls)" -gt 0 ]
+}
+for signal in INT TERM; do
+    fake job_polls=1000000
+    env --default-signal=INT "$bin/memctl" unmerge all >"$tmp/out" 2>"$tmp/err" &
+    pid=$!
+    await 20 polled || fail "memctl does not poll"
+    kill -$signal $pid
+    wait $pid
+    [ $? = 1 ] || fail "interrupted, memctl ended with another code than 1"
+    err "^memctl: unmerge was cancelled: interrupted$"
+    [ "$(tell get cancels)" = 1 ] || fail "SIG$signal did not cancel the job"
+done
+
+# progress: on a terminal, and only there
+if command -v script >/dev/null; then
+    fake job_polls=20
+    TERM=xterm script -qec "$bin/memctl settle" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null ||
+        fail "settle on a terminal"
+    out "settle +[0-9]+%"
+    out "settled after"
+    fake job_polls=20
+    TERM=xterm script -qec "$bin/memctl status" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
+    grep -q "$(printf '\033\\[1m')" "$tmp/out" || fail "no colours on a terminal"
+    NO_COLOR=1 TERM=xterm script -qec "$bin/memctl status" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
+    ! grep -q "$(printf '\033')" "$tmp/out" || fail "colours in spite of NO_COLOR"
+else
+    echo "skip: progress on a terminal needs script(1)"
+fi
+
+# output nobody takes: an error, not silence
+fake
+"$bin/memctl" status >/dev/full 2>"$tmp/err"
+[ $? = 1 ] || fail "a full device went unnoticed"
+err "cannot write"
+
+# ---- an ordinary user without access to the socket: 1, told why
+if [ "$(id -u)" = 0 ]; then
+    cp "$bin/memctl" "$dir/memctl"
+    chmod 755 "$dir" "$dir/memctl"
+    as_nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/memctl")
+    "${as_nobody[@]}" status >"$tmp/out" 2>"$tmp/err"
+    [ $? = 1 ] || fail "refused by the socket, memctl ended with another code than 1"
+    err "Permission denied; run memctl as root"
+    "${as_nobody[@]}" doctor >"$tmp/out" 2>"$tmp/err"
+    out "^warn  daemon .*refuses this user"
+else
+    echo "skip: another user without access needs root"
+fi
+serve_end
+
+# ---- a daemon that goes away meanwhile: 3; one that is no memd: 1
+serve_start
+fake job_polls=1000000
+"$bin/memctl" settle >"$tmp/out" 2>"$tmp/err" &
+pid=$!
+await 20 polled || fail "memctl does not poll"
+kill -KILL "$serve_pid"
+wait "$serve_pid" 2>/dev/null
+wait $pid
+status=$?
+case $status in 1 | 3) ;; *) fail "without its daemon memctl ended with $status" ;; esac
+[ "$(wc -l <"$tmp/err")" = 1 ] || fail "not one line"
+rm -f "$dir/control.sock"
+echo "memctl does what it says"
