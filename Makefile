@@ -56,7 +56,7 @@ ifeq ($(B),build)
 	$(Q)rm -rf build
 else ifneq ($(wildcard $(B)/obj/flags),)
 	$(Q)rm -rf $(addprefix $(B)/,obj bench examples tests asan tsan clang)
-	$(Q)rm -f $(LIBRARIES) $(B)/libmemd.so.$(VERSION) $(PROGRAMS) $(addprefix $(B)/,demo.json lint-summary)
+	$(Q)rm -f $(LIBRARIES) $(B)/libmemd.so.$(VERSION) $(PROGRAMS) $(PAYLOAD_BIN:.bin=.*) $(addprefix $(B)/,demo.json lint-summary)
 	$(Q)rmdir --ignore-fail-on-non-empty $(B)
 endif
 

@@ -75,6 +75,8 @@ static void answer(struct memd *m, const struct wish *w, const struct op *op, en
 {
     struct wire_rec_result *res = ring_reserve(&m->session.up, WIRE_REC_RESULT, sizeof *res);
 
+    uint32_t merged = 0;
+
     if (!res) { /* room was left: only a peer that moves tail backwards gets here */
         log_msg(m, MEMD_LOG_ERROR, "the daemon's ring is inconsistent; reconnecting");
         m->session.broken = true;
@@ -89,8 +91,10 @@ static void answer(struct memd *m, const struct wish *w, const struct op *op, en
     for (uint32_t k = 0; op && k < w->count; k++) {
         uint32_t i = w->page + k - op->first;
         if (w->page + k >= op->first && i < op->npages && op->merged[i] && op->frame[i] == w->frame + k)
-            res->merged[k / 64] |= 1ull << (k % 64);
+            res->merged[k / 64] |= 1ull << (k % 64), merged++;
     }
+    if (merged < w->count && !why) /* nothing was there: discarded since */
+        res->why = WIRE_WHY_STATE;
 }
 
 static void touch(struct memd *m)

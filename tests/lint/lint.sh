@@ -146,7 +146,7 @@ check_docs() {
         [ -e "$path" ] || [ -e "include/$path" ] && continue
         echo "$doc: there is no $path"
         status=1
-    done < <(files '*.md' | xargs -r grep -oE \
+    done < <(files '*.md' | xargs -r grep -HoE \
         '\b(bench|dist|docs|include|memd|mk|tests|tools)/[A-Za-z0-9_./-]*\.(awk|[ch]|in|map|md|mk|sh|txt)\b' |
         tr ':' ' ' | sort -u)
     while IFS=: read -r doc target; do
@@ -162,7 +162,7 @@ check_docs() {
             echo "$doc: $target has no section $section"
             status=1
         fi
-    done < <(files '*.md' | xargs -r grep -oE '\]\([^):]+\)' /dev/null)
+    done < <(files '*.md' | xargs -r grep -HoE '\]\([^):]+\)')
     return $status
 }
 
