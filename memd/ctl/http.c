@@ -88,6 +88,11 @@ static enum ctl_result perform(struct ctl *ctl, CURL *curl, const char *socket_p
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
     if (code == CURLE_COULDNT_CONNECT) {
         result = connect_error(ctl, curl, socket_path, quiet);
+    } else if (code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR) {
+        if (!quiet)
+            ctl_error(ctl, "the daemon at %s hung up: it is ending, or serves too many at once; try again",
+                      socket_path);
+        result = CTL_FAILED;
     } else if (code != CURLE_OK) {
         if (!quiet)
             ctl_error(ctl, "the daemon at %s did not answer: %s", socket_path, curl_easy_strerror(code));

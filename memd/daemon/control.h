@@ -14,8 +14,8 @@
 struct core;
 struct control;
 
-#define CONTROL_CONNECTIONS_MAX 64
-#define CONTROL_IDLE_S          15 /* less than memctl waits: a full house of idle clients passes */
+#define CONTROL_CONNECTIONS_MAX 64 /* further ones are hung up on */
+#define CONTROL_IDLE_S          15 /* of a connection */
 #define CONTROL_HEADER_BYTES    (32u * 1024u)
 #define CONTROL_BODY_BYTES      (64u * 1024u)
 #define CONTROL_WAIT_MS_MAX     10000 /* of GET /v1/jobs/{id}; well below CONTROL_IDLE_S */

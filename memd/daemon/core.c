@@ -40,7 +40,9 @@ void core_config_default(struct core_config *ret_config)
         .run_dir = WIRE_RUN_DIR,
         .state_dir = "/var/lib/memd",
         .merge = true,
-        .cpu_cap = cpus >= 4 ? (double)cpus / 2 : cpus > 1 ? (double)cpus : 1.0,
+        .cpu_cap = cpus >= 4  ? (double)cpus / 2
+                   : cpus > 1 ? (double)cpus
+                              : 1.0,
         .quiet_ms = 100,
         .round_ms_max = 10000,
         .huge_share_percent = 50,

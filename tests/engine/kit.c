@@ -58,15 +58,13 @@ static int probe(void *arg)
 
 void kit_need_uffd(void)
 {
-    int status;
-    pid_t pid = kit_fork(probe, NULL);
+    int status = kit_wait(kit_fork(probe, NULL));
 
-    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status), "the probe of memd_open() died");
-    if (WEXITSTATUS(status) == ENOSYS)
+    if (status == ENOSYS)
         kit_skip("the kernel lacks UFFDIO_MOVE or PAGEMAP_SCAN (Linux 6.8)");
-    if (WEXITSTATUS(status) == EPERM)
+    if (status == EPERM)
         kit_skip("no access to /dev/userfaultfd");
-    CHECK(!WEXITSTATUS(status), "memd_open: %s", kit_error(WEXITSTATUS(status)));
+    CHECK(!status, "memd_open: %s", kit_error(status));
 }
 
 static double scale(void)
@@ -125,14 +123,21 @@ pid_t kit_fork(int (*fn)(void *arg), void *arg)
     _exit(status);
 }
 
-void kit_reap(pid_t pid)
+int kit_wait(pid_t pid)
 {
     int status;
 
     while (waitpid(pid, &status, 0) < 0)
         CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
     CHECK(WIFEXITED(status), "child %d was ended by signal %d", (int)pid, WTERMSIG(status));
-    CHECK(WEXITSTATUS(status) == 0, "child %d exited with %d", (int)pid, WEXITSTATUS(status));
+    return WEXITSTATUS(status);
+}
+
+void kit_reap(pid_t pid)
+{
+    int status = kit_wait(pid);
+
+    CHECK(status == 0, "child %d exited with %d", (int)pid, status);
 }
 
 /* ---- engines */

@@ -55,7 +55,8 @@ uint64_t kit_ms(void);
 const char *kit_tmp(void);
 /* A child that dies with us and runs fn; its exit status is fn's result. */
 pid_t kit_fork(int (*fn)(void *arg), void *arg);
-void kit_reap(pid_t pid);
+int kit_wait(pid_t pid);  /* its exit status */
+void kit_reap(pid_t pid); /* which must be 0 */
 
 /* ---- engines */
 

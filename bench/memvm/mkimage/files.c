@@ -91,7 +91,7 @@ static int scan(struct list *list, const struct files_options *options)
             return error;
         }
     }
-    if (list->nfiles == 0) {
+    if (!list->file) {
         fprintf(stderr, "mkimage: no files to take content from; name another --dir, or use --recipe\n");
         return -ENOENT;
     }
