@@ -7,6 +7,7 @@
 #include "bench/memvm/accel.h"
 
 #include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@ struct vcpu_thread {
     struct accel *accel;
     unsigned index;
     pthread_t thread;
+    sem_t left; /* posted at its end */
 };
 
 struct accel {
@@ -42,6 +44,7 @@ static void *vcpu_main(void *arg)
     pthread_setname_np(pthread_self(), name);
     accel->ops->run(accel->state, vcpu->index);
     vm_left(accel->vm);
+    sem_post(&vcpu->left);
     return NULL;
 }
 
@@ -54,6 +57,7 @@ static int start_threads(struct accel *accel)
     pthread_sigmask(SIG_SETMASK, &all, &old);
     for (unsigned i = 0; i < accel->vm->options->vcpus && !error; i++) {
         accel->vcpu[i] = (struct vcpu_thread){.accel = accel, .index = i};
+        sem_init(&accel->vcpu[i].left, 0, 0);
         error = -pthread_create(&accel->vcpu[i].thread, NULL, vcpu_main, &accel->vcpu[i]);
         accel->nthreads += !error;
     }
@@ -71,6 +75,7 @@ int accel_start(struct vm *vm, struct accel **ret_accel)
     if (!accel)
         return -ENOMEM;
     accel->vm = vm;
+    accel->ops = accelerators[0];
     for (size_t i = 0; i < sizeof accelerators / sizeof *accelerators; i++) {
         if (!strcmp(accelerators[i]->name, vm->options->accel))
             accel->ops = accelerators[i];
@@ -89,25 +94,30 @@ int accel_start(struct vm *vm, struct accel **ret_accel)
     return 0;
 }
 
-static int join_within(pthread_t thread, unsigned timeout_ms)
+static int join_within(struct vcpu_thread *vcpu, unsigned timeout_ms)
 {
     struct timespec deadline;
 
     clock_gettime(CLOCK_MONOTONIC, &deadline);
     deadline.tv_sec += timeout_ms / 1000;
-    return -pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &deadline);
+    while (sem_clockwait(&vcpu->left, CLOCK_MONOTONIC, &deadline)) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    sem_destroy(&vcpu->left);
+    return -pthread_join(vcpu->thread, NULL);
 }
 
 int accel_stop(struct accel *accel)
 {
     vm_stop(accel->vm);
     for (unsigned i = 0; i < accel->nthreads; i++) {
-        pthread_t thread = accel->vcpu[i].thread;
-        int error = join_within(thread, STOP_MS);
+        struct vcpu_thread *vcpu = &accel->vcpu[i];
+        int error = join_within(vcpu, STOP_MS);
         if (error && accel->ops->kick) {
             fprintf(stderr, "memvm %s: vCPU %u does not stop by itself\n", accel->vm->options->name, i);
-            accel->ops->kick(accel->state, i, thread);
-            error = join_within(thread, KICK_MS);
+            accel->ops->kick(accel->state, i, vcpu->thread);
+            error = join_within(vcpu, KICK_MS);
         }
         if (error) {
             fprintf(stderr, "memvm %s: vCPU %u is stuck in the kernel\n", accel->vm->options->name, i);

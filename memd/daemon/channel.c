@@ -135,7 +135,7 @@ static bool send_token(struct session *session, enum wire_rec_type type, uint64_
     return true;
 }
 
-static bool send_budget(struct session *session)
+static bool send_budget(struct session *session, bool merge)
 {
     struct wire_rec_budget plan = session->vm->advice.sent;
     struct wire_rec_budget *budget = channel_reserve(session, WIRE_REC_BUDGET, sizeof *budget, 0);
@@ -145,15 +145,22 @@ static bool send_budget(struct session *session)
     plan.r = budget->r;
     if (exports_hold_back(&session->exports))
         plan.scan_pages_per_s = 0;
+    if (!merge)
+        plan.flags &= ~WIRE_BUDGET_MERGE;
     *budget = plan;
     return true;
 }
 
 void channel_send_due(struct session *session)
 {
+    /* an engine whose merging was off, for however short, tells all hashes anew when it is on again */
+    if (session->rescan_due && send_budget(session, false)) {
+        session->rescan_due = false;
+        session->budget_due = true;
+    }
     if (session->budget_due) {
         advice_make(session->vm);
-        session->budget_due = !send_budget(session);
+        session->budget_due = !send_budget(session, true);
     }
     if (session->fence_due && send_token(session, WIRE_REC_FENCE, session->fence_due)) {
         session->fence_sent = session->fence_due;
@@ -355,8 +362,8 @@ bool channel_turn(struct session *session)
 
 bool channel_is_waiting(const struct session *session)
 {
-    return session->budget_due || session->fence_due || session->unmerge_due || session->round_due ||
-           session->proposals.n || (session->exports.n && !session->exports.busy);
+    return session->budget_due || session->rescan_due || session->fence_due || session->unmerge_due ||
+           session->round_due || session->proposals.n || (session->exports.n && !session->exports.busy);
 }
 
 void channel_trim(struct session *session)

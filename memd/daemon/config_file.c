@@ -5,7 +5,8 @@
  * [memd] takes the options by the names they have on the command line; [domain NAME] opens a trust domain and
  * takes `uids`. inih tells its handler neither the line number nor of a section without keys, so read_line(),
  * which feeds it, counts lines and follows each section line by a line with an empty name and value. It also
- * removes indentation, which inih would take for the continuation of a value.
+ * removes indentation, which inih would take for the continuation of a value, and stops at the first line
+ * that is none: inih would read on, and could tell of a later mistake only.
  */
 #include "memd/daemon/config_parts.h"
 
@@ -23,6 +24,8 @@
 #define UID_SEPARATORS ", \t"
 #define USER_BYTES     64 /* a longer name is no user's: it is cut and not found */
 
+#define BYTE_ORDER_MARK "\xef\xbb\xbf"
+
 #define SECTION_MEMD   "memd"
 #define SECTION_DOMAIN "domain "
 
@@ -37,6 +40,14 @@ struct file_reader {
     struct config_report *report;
 };
 static_assert(CONFIG_OPTIONS_MAX <= 64, "a bit of file_reader.seen for each option");
+
+/* [section], name = value or name: value, a comment, or nothing. */
+static bool line_valid(const char *text)
+{
+    if (!text[strspn(text, "\r\n")] || text[0] == ';' || text[0] == '#')
+        return true;
+    return strpbrk(text, text[0] == '[' ? "]" : "=:");
+}
 
 /* Feeds inih: fgets() with line numbers, without indentation, each section announced by a line "=". */
 static char *read_line(char *text, int bytes, void *ctx)
@@ -58,8 +69,14 @@ static char *read_line(char *text, int bytes, void *ctx)
                      reader->path, reader->line, bytes - 2);
         return NULL;
     }
-    size_t blank = strspn(text, " \t");
-    memmove(text, text + blank, length - blank + 1);
+    size_t skip = reader->line == 1 && !strncmp(text, BYTE_ORDER_MARK, 3) ? 3 : 0;
+    skip += strspn(text + skip, " \t");
+    memmove(text, text + skip, length - skip + 1);
+    if (!line_valid(text)) {
+        config_error(reader->report, -EINVAL, "%s:%u: neither [section] nor key = value", reader->path,
+                     reader->line);
+        return NULL;
+    }
     reader->announce = text[0] == '[';
     return text;
 }

@@ -59,6 +59,9 @@ struct domain {
     uint64_t retired_ns;                 /* when the first of `retired` was */
     uint64_t fence;                      /* number of the last fence sent */
 
+    uint64_t full_frames; /* in use when a store ran full; 0: none has, or all was hashed again since */
+    uint64_t rescan_ns;   /* when that was asked for */
+
     unsigned rehash_store; /* next frame to hash after a restart; nstores: done */
     uint32_t rehash_index;
 };

@@ -73,7 +73,7 @@ struct session {
     uint64_t pending_pages; /* pages of proposals that wait or are unanswered */
 
     /* to be sent as soon as there is room, ahead of proposals */
-    bool budget_due, round_due, unmerge_due;
+    bool budget_due, round_due, unmerge_due, rescan_due;
     uint64_t fence_due, fence_sent; /* 0: none */
     uint64_t unmerge_id;            /* of the UNMERGE not answered, 0: none */
 

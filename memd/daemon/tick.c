@@ -22,7 +22,9 @@
 #define SLOW_TICK_NS     CLOCK_S
 #define TRIM_NS          (2 * CLOCK_S)
 #define IDLE_NS          CLOCK_S /* a session's rings are trimmed after */
-#define SETTLED_SHARE    200u    /* one part in so many of guest pages may be newly found */
+#define FREED_SHARE      8u      /* a store that was full has room again when one part in so many is free */
+#define RESCAN_REST_NS   (30 * CLOCK_S)
+#define SETTLED_SHARE    200u /* one part in so many of guest pages may be newly found */
 
 /* ---------------------------------------------------------------- settled */
 
@@ -98,8 +100,39 @@ static void tick_vms(struct core *core, uint64_t now_ns)
     }
 }
 
+/* Pages that found no room in a full store are not looked at again by themselves. When some of it has become
+ * free, everybody is asked for all hashes. */
+static void tend_full(struct domain *domain, uint64_t now_ns)
+{
+    uint64_t used = 0;
+    bool full = false;
+    struct vm *vm;
+
+    for (unsigned i = 0; i < domain->nstores; i++) {
+        used += domain->stores[i].used;
+        full |= domain->stores[i].full;
+    }
+    if (full)
+        domain->full_frames = used;
+    if (full || used * FREED_SHARE > domain->full_frames * (FREED_SHARE - 1) ||
+        now_ns - domain->rescan_ns < RESCAN_REST_NS || !domain->full_frames)
+        return;
+    domain->full_frames = 0;
+    domain->rescan_ns = now_ns;
+    cds_list_for_each_entry (vm, &domain->vms, domain_link)
+        if (vm->merge_on && session_is_live(vm->session)) {
+            vm->session->rescan_due = true;
+            vm_restart_pass(vm, now_ns);
+            channel_wake(vm->session);
+        }
+}
+
 static void slow_tick(struct core *core, uint64_t now_ns)
 {
+    struct domain *domain;
+
+    cds_list_for_each_entry (domain, &core->domains, link)
+        tend_full(domain, now_ns);
     core->slow_tick_ns = now_ns;
     core->max_map_count = proc_max_map_count(core->config.proc_root, core->max_map_count);
     if (core->warning[0] && now_ns - core->warned_ns > WARNING_SHOWN_NS)

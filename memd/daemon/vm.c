@@ -101,9 +101,7 @@ void vm_unsettle(struct vm *vm)
         vm->session->budget_due = true;
         channel_wake(vm->session);
     }
-    vm->settled = false;
-    vm->pass = (struct vm_pass){.started_ns = clock_now_ns(),
-                                .found_before = vm->merged_ever + vm->stats.zero_drops};
+    vm_restart_pass(vm, clock_now_ns());
 }
 
 struct vm *vm_find(struct core *core, const char *name_or_id)

@@ -267,7 +267,7 @@ static uint32_t run_end(const struct op *op, uint32_t i)
 
 static void drop_short_runs(struct op *op)
 {
-    uint32_t worth = run_worth(op->m);
+    uint32_t worth = op->m->locks_future ? UINT32_MAX : run_worth(op->m);
 
     for (uint32_t i = 0, end; i < op->npages; i = end) {
         end = i + 1;
@@ -279,7 +279,7 @@ static void drop_short_runs(struct op *op)
         for (uint32_t k = i; k < end; k++) {
             op->frame[k] = 0;
             op->kind[k] = PLAN_KEEP;
-            op->why[k] = WIRE_WHY_MAP_COUNT;
+            op->why[k] = op->m->locks_future ? WIRE_WHY_OFF : WIRE_WHY_MAP_COUNT;
         }
     }
 }
@@ -584,6 +584,12 @@ static int by_place(const void *a, const void *b)
 static void pass_start(struct memd *m)
 {
     struct apply *a = &m->apply;
+    bool locks = a->n && place_locks_future();
+
+    if (locks && !m->locks_future)
+        log_msg(m, MEMD_LOG_WARN,
+                "the VMM locks all memory it maps (mlockall MCL_FUTURE): nothing is merged while it does");
+    m->locks_future = locks;
 
     if (a->n) /* there may be no array yet */
         qsort(a->wish, a->n, sizeof *a->wish, by_place);

@@ -197,7 +197,8 @@ struct memd {
     struct region *_Atomic regions[MEMD_REGIONS_MAX];
     uint32_t parked; /* parking pages in use or dirty since the last release */
     uint32_t region_serial;
-    bool drops_left; /* some chunk has F_DROPPING entries */
+    bool locks_future; /* mlockall(MCL_FUTURE): every new mapping is filled at once */
+    bool drops_left;   /* some chunk has F_DROPPING entries */
     struct plan_costs costs;
     struct apply apply;
     struct session session;
@@ -306,6 +307,7 @@ int pagemap_scan(struct memd *m, const void *hva, uint64_t bytes, const struct s
 
 /* ---- place.c: replacing mappings; work held */
 int place_init(struct memd *m);
+bool place_locks_future(void);      /* would a new mapping be filled at once? */
 void place_measure(struct memd *m); /* fills m->costs */
 void place_fini(struct memd *m);
 int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages); /* fresh, empty, tracked */

@@ -243,6 +243,6 @@ int main(void)
         cmocka_unit_test(zero_meanwhile),
     };
 
-    kit_need_uffd();
+    kit_begin();
     return cmocka_run_group_tests_name("collision", tests, NULL, NULL);
 }

@@ -286,7 +286,7 @@ int main(void)
     pthread_t plain, fixed;
     struct io_uring probe;
 
-    kit_need_uffd();
+    kit_begin();
     CHECK(d, "no memory");
     if (io_uring_queue_init(2, &probe, 0))
         kit_skip("no io_uring");

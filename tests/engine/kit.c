@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +19,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <cmocka.h>
 
 #define GUEST __attribute__((no_sanitize("thread", "address"), noinline))
 
@@ -56,10 +60,11 @@ static int probe(void *arg)
     return err ? -err : 0;
 }
 
-void kit_need_uffd(void)
+void kit_begin(void)
 {
     int status = kit_wait(kit_fork(probe, NULL));
 
+    cmocka_set_test_filter(getenv("MEMD_TEST_CASE"));
     if (status == ENOSYS)
         kit_skip("the kernel lacks UFFDIO_MOVE or PAGEMAP_SCAN (Linux 6.8)");
     if (status == EPERM)

@@ -44,8 +44,9 @@ const char *kit_error(int err);
 
 /* Ends the process with 77 and the reason as its last line. */
 void kit_skip(const char *reason) __attribute__((noreturn));
-/* Skips unless userfaultfd of the needed kind is there. */
-void kit_need_uffd(void);
+/* First of all in main(): skips the program unless an engine can be opened here. With MEMD_TEST_CASE set,
+ * only test cases that match it are run. */
+void kit_begin(void);
 
 /* `full` times MEMD_TEST_SCALE, at least `least`. */
 uint64_t kit_scaled(uint64_t full, uint64_t least);

@@ -253,7 +253,7 @@ int main(void)
     pthread_t thread[WRITERS + 1];
     struct torture *t = calloc(1, sizeof *t);
 
-    kit_need_uffd();
+    kit_begin();
     CHECK(t, "no memory");
     t->script = script_open(&options);
     t->ram = guest_map(NPAGES * PAGE, false);

@@ -87,6 +87,13 @@ static void take_result(struct script_vm *vm, const struct wire_rec_result *rec,
     struct script_proposal *p = &vm->proposal[rec->id % SCRIPT_PROPOSALS_MAX];
     uint32_t nmerged = 0;
 
+    if (bytes == sizeof *rec && rec->id >= SCRIPT_ID_NONSENSE) {
+        vm->nonsense++;
+        for (unsigned i = 0; i < WIRE_CHUNK_PAGES / 64; i++)
+            if (rec->merged[i] || !rec->why)
+                script_violation(vm, "nonsense %u was merged", rec->id);
+        return;
+    }
     if (bytes != sizeof *rec || !p->open || p->id != rec->id || p->region != rec->r.region ||
         p->page != rec->page || p->frame != rec->frame || p->count != rec->count) {
         script_violation(vm, "RESULT %u answers no MERGE", rec->id);
@@ -130,8 +137,8 @@ static void take_dropped(struct script_vm *vm, const struct wire_rec_dropped *re
 
 static void take_exported(struct script_vm *vm, const struct wire_rec_export *rec, uint32_t bytes)
 {
-    if (bytes != sizeof *rec || !vm->exports_asked || rec->slot >= WIRE_EXPORT_SLOTS ||
-        rec->count > WIRE_EXPORT_SLOTS - rec->slot) {
+    if (bytes != sizeof *rec || !vm->exports_asked ||
+        (rec->count && (rec->slot >= WIRE_EXPORT_SLOTS || rec->count > WIRE_EXPORT_SLOTS - rec->slot))) {
         script_violation(vm, "EXPORTED nobody asked for");
         return;
     }

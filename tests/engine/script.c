@@ -45,7 +45,7 @@ struct wire_rec_budget script_budget_full(void)
 
 /* ---- messages */
 
-static int send_fds(int sock, void *msg, uint16_t type, uint16_t bytes, const int *fds, unsigned nfds)
+int script_send_fds(int sock, void *msg, uint16_t type, uint16_t bytes, const int *fds, unsigned nfds)
 {
     struct wire_msg *h = msg;
     struct iovec iov = {msg, bytes};
@@ -212,7 +212,7 @@ static void welcome(struct script_vm *vm, const struct wire_msg_hello *hello)
         fds[n++] = dev;
     }
     snprintf(w.domain, sizeof w.domain, "%s", hello->domain);
-    if (send_fds(vm->sock, &w, WIRE_WELCOME, sizeof w, fds, n))
+    if (script_send_fds(vm->sock, &w, WIRE_WELCOME, sizeof w, fds, n))
         vm_close(vm);
     else
         vm->state = VM_JOINING;
@@ -269,7 +269,7 @@ static void go_live(struct script_vm *vm)
     struct wire_msg msg;
 
     records_adopt(vm);
-    if (send_fds(vm->sock, &msg, WIRE_ADOPTED, sizeof msg, NULL, 0)) {
+    if (script_send_fds(vm->sock, &msg, WIRE_ADOPTED, sizeof msg, NULL, 0)) {
         vm_close(vm);
         return;
     }

@@ -85,7 +85,7 @@ struct script_vm {
     uint64_t ready_sum;     /* of all frame fields at READY */
 
     /* counted since the script began */
-    uint64_t hashes, surveyed, results, merged, refused[8], dropped, exported, not_exported;
+    uint64_t hashes, surveyed, results, nonsense, merged, refused[8], dropped, exported, not_exported;
     uint64_t sessions_seen;
 };
 
@@ -128,7 +128,10 @@ void script_vanish(struct script *s);
 /* A new daemon at the same place, another incarnation. */
 void script_appear(struct script *s);
 
-/* The scripts budget for "as fast as possible". */
+/* One message of the handshake with descriptors; 0 or -errno. */
+int script_send_fds(int sock, void *msg, uint16_t type, uint16_t bytes, const int *fds, unsigned nfds);
+
+/* The script's budget for "as fast as possible". */
 struct wire_rec_budget script_budget_full(void);
 
 /* The engine's process is dead: its references are dropped. */
@@ -156,6 +159,9 @@ struct script_counts script_count(struct script *s);
 
 /* A record as it stands; header filled in. False: the session is over or the ring stayed full. */
 bool script_send(struct script_vm *vm, uint16_t type, uint32_t region, void *rec, uint32_t bytes);
+/* A MERGE outside the accounts, for proposals that must be refused: an id from here on. A RESULT that merges
+ * any of it is a violation. */
+#define SCRIPT_ID_NONSENSE 0x80000000u
 void script_budget(struct script_vm *vm, const struct wire_rec_budget *budget);
 /* Takes one reference per page; returns the id, 0 if it could not be sent. */
 uint32_t script_merge(struct script_vm *vm, uint32_t region, uint32_t page, uint32_t frame, uint32_t count);

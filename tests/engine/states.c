@@ -408,6 +408,6 @@ int main(void)
         cmocka_unit_test(discard_and_zero),
     };
 
-    kit_need_uffd();
+    kit_begin();
     return cmocka_run_group_tests_name("states", tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
  * Each liar is a process of its own, because a VM and what it holds end with its process. A guest that checks
  * itself runs in the same domain all the while.
  *
- * memd-test: timeout=120
+ * memd-test: timeout=120 san=address
  */
 #include <errno.h>
 #include <fcntl.h>

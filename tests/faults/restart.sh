@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=150
+# memd-test: timeout=150 san=address
 #
 # memd killed with SIGKILL at random moments, 100 times at full scale, while guests rewrite pages, merge and check
 # themselves. Now and then one VMM is stopped meanwhile. No guest may lose a byte, every engine must be back

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=120
+# memd-test: timeout=120 san=address
 #
 # VMMs killed with SIGKILL while their pages are being merged: what they held must be given up, what others hold
 # of it must stay, also when the VMM dies while memd is away.

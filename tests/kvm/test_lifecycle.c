@@ -6,7 +6,7 @@
  * memd is killed and started again. Each time the others must keep their content and their sharing, the
  * references of those gone must go, and at the end no frame may be left.
  *
- * memd-test: timeout=240
+ * memd-test: timeout=240 san=address
  */
 #include <signal.h>
 #include <stdlib.h>

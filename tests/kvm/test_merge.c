@@ -7,7 +7,7 @@
  * on one frame must hold the same bytes. Then g1 rewrites everything: it must share nothing any more while g2
  * keeps all. Then everything is unmerged: no page frame may appear twice anywhere.
  *
- * memd-test: timeout=240
+ * memd-test: timeout=240 san=address
  */
 #include <stdlib.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * machine: guests and memd share a memory cgroup that has no room for what one of them wants to write; the
  * kernel ends that guest, as it would without memd, and the others go on.
  *
- * memd-test: timeout=240
+ * memd-test: timeout=240 san=address
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -13,6 +13,7 @@
  */
 #include "bench/memvm/mkimage/files.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -124,6 +125,7 @@ static size_t choose(struct list *list, const struct files_options *options, uin
     uint64_t taken = 0;
     size_t chosen = 0;
 
+    assert(list->file); /* scan() has found some */
     for (size_t i = 0; i < list->nfiles; i++)
         list->file[i].order = hash_path(list->file[i].path, options->pool);
     qsort(list->file, list->nfiles, sizeof *list->file, by_order);

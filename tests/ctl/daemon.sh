@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# memd-test: timeout=120
+#
+# memctl, curl and a scraper against a real memd with real guests: what they say agrees with each other and with
+# what was done. Then the same daemon as an ordinary user.
+# shellcheck source=tests/ctl/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+[ -w /dev/userfaultfd ] || skip "needs /dev/userfaultfd"
+export MEMD_RUN_DIR=$dir
+accel=thread
+[ ! -w /dev/kvm ] || [ -n "${MEMD_SAN:-}" ] || accel=kvm
+memd_pid=
+declare -A guest_pid=()
+clean_up() {
+    trap - EXIT
+    kill -KILL $memd_pid "${guest_pid[@]}" 2>/dev/null
+    wait 2>/dev/null
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+
+is_ready() {
+    grep -q '^memd: ready, version [0-9.]*, pid [0-9]*, run directory /' "$tmp/memd.out" && return
+    kill -0 "$memd_pid" 2>/dev/null || fail "memd has ended: $(cat "$tmp/memd.err")"
+    return 1
+}
+# memd_start WORD...: memd, as it is started by these words
+memd_start() {
+    : >"$tmp/memd.out"
+    "$@" --state-dir "$dir/state" --quiet-ms 20 >"$tmp/memd.out" 2>"$tmp/memd.err" &
+    memd_pid=$!
+    await 30 is_ready || fail "memd does not get ready"
+}
+memd_end() {
+    kill -TERM $memd_pid
+    wait $memd_pid || fail "memd ended with $?: $(cat "$tmp/memd.err")"
+    memd_pid=
+}
+guest_is_ready() {
+    grep -qs '"event": "ready"' "$tmp/$1.out" && return
+    kill -0 "${guest_pid[$1]}" 2>/dev/null || fail "guest $1 has ended: $(cat "$tmp/$1.err")"
+    return 1
+}
+# guest NAME WORD...: one of 32 MiB, 30% zero, 30% duplicates; started by these words
+guest() {
+    local name=$1
+    shift
+    "$@" --accel $accel --mem 32 --name "$name" --zero 30 --shared 30 --seed 7 --thp off --verify 20 \
+        --report 200 >"$tmp/$name.out" 2>"$tmp/$name.err" &
+    guest_pid[$name]=$!
+    await 60 guest_is_ready "$name" || fail "guest $name does not get ready"
+}
+guest_end() {
+    kill -TERM "${guest_pid[$1]}"
+    wait "${guest_pid[$1]}" || fail "guest $1 ended with $?: $(cat "$tmp/$1.err")"
+    unset "guest_pid[$1]"
+}
+
+# of NAME KEY: a number of that VM
+of() {
+    ctl 0 vm show "$1" --json
+    sed -n "s/^ *\"$2\": \(-\{0,1\}[0-9][0-9]*\),\{0,1\}\$/\1/p" "$tmp/out"
+}
+# total KEY: of the sums
+total() {
+    ctl 0 status --json
+    sed -n '/^  "totals": {/,/^  }/s/^ *"'"$1"'": \(-\{0,1\}[0-9][0-9]*\),\{0,1\}$/\1/p' "$tmp/out"
+}
+metric() {
+    curl -sS --unix-socket "$dir/control.sock" http://memd/metrics | sed -n "s/^$1 //p"
+}
+is_state() {
+    ctl 0 vm show "$1" --json
+    grep -q "^  \"state\": \"$2\"" "$tmp/out"
+}
+
+memd_start "$bin/memd"
+ctl 0 vm list
+out "no VM is connected"
+ctl 0 settle --timeout 20
+guest g1 "$bin/memvm"
+guest g2 "$bin/memvm"
+ctl 0 settle --timeout 90
+out "^settled after"
+
+# ---- what is said agrees with itself
+[ "$(total guest_bytes)" = $((2 * (32 << 20))) ] || fail "guest_bytes: $(total guest_bytes)"
+for name in g1 g2; do
+    is_state $name settled || fail "$name is not settled"
+    zero=$(of $name zero_pages) shared=$(of $name pages_shared) sharing=$(of $name pages_sharing)
+    [ "$zero" -gt 1500 ] && [ "$shared" -gt 30 ] && [ "$sharing" -gt 1500 ] ||
+        fail "$name: $zero zero pages, $shared frames, $sharing pages on them"
+    [ "$(of $name saved_bytes)" = $((4096 * (zero + shared + sharing))) ] || fail "$name: saved_bytes"
+    [ "$(of $name net_saved_bytes)" -gt 0 ] || fail "$name: nothing saved, net"
+    [ "$(of $name vmas_used)" -gt 0 ] && [ "$(of $name vmas_used)" -le "$(of $name vmas_limit)" ] ||
+        fail "$name: mappings"
+done
+grep -q "\"pid\": ${guest_pid[g2]}," "$tmp/out" || fail "the pid of g2 is another"
+[ "$(metric memd_vms)" = 2 ] || fail "/metrics: memd_vms"
+[ "$(metric memd_merges_total)" = "$(total merges)" ] || fail "/metrics and status --json differ in merges"
+[ "$(metric 'memd_vm_settled{vm="g1",id="[0-9]*",domain="vm:g1"}')" = 1 ] || fail "/metrics: g1 is not settled"
+ctl 0 status
+out "merging on, settled$"
+ctl 0 doctor
+out "^ok +daemon +memd answers in $dir$"
+
+# ---- an estimate changes nothing, and says what merging then does
+ctl 0 merge off
+guest g3 "$bin/memvm"
+ctl 0 estimate g3 --json --timeout 60
+would=$(sed -n 's/^ *"would_save_bytes": \([0-9]*\),\{0,1\}$/\1/p' "$tmp/out")
+is_state g3 off || fail "g3 merges in spite of merge off"
+[ "$(of g3 merges)" = 0 ] || fail "the estimate merged pages"
+ctl 0 merge on g3
+ctl 0 settle --timeout 90
+did=$(($(of g3 saved_bytes) - 4096 * $(of g3 pages_shared)))
+[ "$would" -gt $((8 << 20)) ] && [ $((would - did)) -lt $((1 << 20)) ] && [ $((did - would)) -lt $((1 << 20)) ] ||
+    fail "estimated $would bytes, saved $did"
+is_state g1 off || fail "merge on g3 switched g1 on"
+ctl 0 merge on
+
+# ---- unmerged, and left so
+ctl 0 unmerge g1
+out "^unmerged: g1$"
+[ "$(of g1 pages_shared) $(of g1 pages_sharing)" = "0 0" ] || fail "g1 still shares pages"
+ctl 0 settle --timeout 60
+is_state g1 off && [ "$(of g1 pages_sharing)" = 0 ] || fail "g1 merges again of itself"
+ctl 0 merge on g1
+ctl 0 settle --timeout 90
+[ "$(of g1 pages_sharing)" -gt 1500 ] || fail "g1 did not merge again"
+
+# ---- one that leaves is gone, what it did is not
+merges=$(total merges)
+guest_end g2
+gone() {
+    timeout 20 "$bin/memctl" vm show g2 >"$tmp/out" 2>"$tmp/err"
+    [ $? = 1 ]
+}
+await 20 gone || fail "g2 is still listed"
+err "^memctl: no VM 'g2' is connected$"
+[ "$(total merges)" -ge "$merges" ] || fail "the merges of g2 are forgotten"
+ctl 0 unmerge all --timeout 60
+[ "$(total pages_sharing)" = 0 ] || fail "unmerge all left $(total pages_sharing) pages"
+guest_end g1
+guest_end g3
+memd_end
+grep -hE '"verify_failures": [1-9]' "$tmp"/g*.out && fail "a guest lost bytes"
+ctl 3 status
+[ ! -e "$dir/control.sock" ] || fail "control.sock was left behind"
+
+# ---- an ordinary user with access to the device, and nothing else
+[ "$(id -u)" = 0 ] || { echo "skip: another user needs root" && exit 0; }
+own=$dir/own
+install -d -o 65534 -g 65534 "$own"
+install -d "$dir/dev" "$dir/bin"
+install -m 755 "$bin/memd" "$bin/memvm" "$bin/memctl" "$dir/bin"
+chmod 755 "$dir"
+mounts=
+for device in userfaultfd kvm; do
+    [ -e /dev/$device ] || continue
+    cp -a /dev/$device "$dir/dev" && chown 65534 "$dir/dev/$device" || fail "cannot make device files"
+    mounts="$mounts mount --bind $dir/dev/$device /dev/$device &&"
+done
+as_nobody=(unshare --mount -- sh -c "$mounts exec setpriv --reuid 65534 --regid 65534 --clear-groups \"\$@\"" sh)
+export MEMD_RUN_DIR=$own/run
+dir_of_test=$dir dir=$own
+memd_start "${as_nobody[@]}" "$dir_of_test/bin/memd"
+guest g4 "${as_nobody[@]}" "$dir_of_test/bin/memvm"
+ctl 0 settle --timeout 90
+[ "$(of g4 pages_sharing)" -gt 1500 ] || fail "nothing merged as an ordinary user"
+"${as_nobody[@]}" "$dir_of_test/bin/memctl" status >"$tmp/out" 2>"$tmp/err" || fail "memctl as memd's user"
+[ "$(stat -c %u "$MEMD_RUN_DIR/control.sock")" = 65534 ] || fail "memd did not run as an ordinary user"
+guest_end g4
+memd_end
+dir=$dir_of_test
+echo "memd, memctl, curl and /metrics agree"

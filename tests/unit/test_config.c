@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Options from every source: what is taken, what is refused and in which words, and who wins. */
+#include "memd/daemon/config.h"
+
+#include "memd/memd.h"
+#include "memd/wire.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define ARGS_MAX 80
+
+static struct config config;
+static enum config_action action;
+static char error_text[CONFIG_ERROR_BYTES];
+
+/* config_load() with the words of a command line, NULL at the end, and no file but --config's. */
+static int load_args(const char *const *words)
+{
+    char *argv[ARGS_MAX] = {"memd"};
+    int argc = 1;
+
+    for (; words[argc - 1]; argc++)
+        argv[argc] = (char *)words[argc - 1];
+    error_text[0] = 0;
+    return config_load(argc, argv, NULL, &config, &action, error_text, sizeof error_text);
+}
+#define LOAD(...) load_args((const char *const[]){__VA_ARGS__, NULL})
+
+/* config_load() of a file with this content and nothing else. */
+static int load_file_bytes(const char *content, size_t bytes)
+{
+    FILE *file = fopen("test.conf", "w");
+
+    assert_non_null(file);
+    assert_int_equal(fwrite(content, 1, bytes, file), bytes);
+    fclose(file);
+    return LOAD("--config", "test.conf");
+}
+
+static int load_file(const char *content)
+{
+    return load_file_bytes(content, strlen(content));
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    unsetenv("MEMD_RUN_DIR");
+    memset(&config, 0xa5, sizeof config);
+    return 0;
+}
+
+static void assert_says(const char *part)
+{
+    if (!strstr(error_text, part))
+        fail_msg("\"%s\" does not say \"%s\"", error_text, part);
+    assert_null(strchr(error_text, '\n'));
+}
+
+static void nothing_said_is_the_default(void **state)
+{
+    struct core_config expected;
+    (void)state;
+
+    core_config_default(&expected);
+    assert_int_equal(LOAD(NULL), 0);
+    assert_int_equal(action, CONFIG_RUN);
+    assert_memory_equal(&config.core, &expected, sizeof expected);
+    assert_true(config.core.merge);
+    assert_string_equal(config.core.run_dir, WIRE_RUN_DIR);
+    assert_string_equal(config.file, "");
+    assert_false(config.background);
+    assert_int_equal(config.log_level, MEMD_LOG_INFO);
+}
+
+static void every_option_reaches_its_field(void **state)
+{
+    (void)state;
+    assert_int_equal(LOAD("--run-dir", "/r", "--state-dir=/s", "--merge", "off", "--merge-across-nodes", "on",
+                          "--cpu-cap", "1.25", "--store-max", "3G", "--quiet-ms", "7", "--round-ms-max", "70",
+                          "--huge-share", "33", "--heal-rate", "44", "--vmas-percent", "55", "--log-level",
+                          "debug", "--daemon", "--nodes", "3", "--proc-root", "/p", "--sys-root", "/y"),
+                     0);
+    assert_string_equal(config.core.run_dir, "/r");
+    assert_string_equal(config.core.state_dir, "/s");
+    assert_false(config.core.merge);
+    assert_true(config.core.merge_across_nodes);
+    assert_true(config.core.cpu_cap > 1.249 && config.core.cpu_cap < 1.251);
+    assert_int_equal(config.core.store_bytes_max, 3ull << 30);
+    assert_int_equal(config.core.quiet_ms, 7);
+    assert_int_equal(config.core.round_ms_max, 70);
+    assert_int_equal(config.core.huge_share_percent, 33);
+    assert_int_equal(config.core.heal_pages_per_s, 44);
+    assert_int_equal(config.core.vmas_percent, 55);
+    assert_int_equal(config.log_level, MEMD_LOG_DEBUG);
+    assert_true(config.background);
+    assert_int_equal(config.core.nodes, 3);
+    assert_string_equal(config.core.proc_root, "/p");
+    assert_string_equal(config.core.sys_root, "/y");
+}
+
+static void later_sources_win(void **state)
+{
+    static const char file[] = "[memd]\nrun-dir = /file\nquiet-ms = 5\nmerge = off\n";
+    (void)state;
+
+    setenv("MEMD_RUN_DIR", "/environment", 1);
+    assert_int_equal(LOAD(NULL), 0);
+    assert_string_equal(config.core.run_dir, "/environment");
+    assert_int_equal(load_file(file), 0);
+    assert_string_equal(config.core.run_dir, "/file");
+    assert_string_equal(config.file, "test.conf");
+    assert_int_equal(
+        LOAD("--run-dir", "/words", "--config", "test.conf", "--quiet-ms", "6", "--quiet-ms", "8"), 0);
+    assert_string_equal(config.core.run_dir, "/words");
+    assert_int_equal(config.core.quiet_ms, 8);
+    assert_false(config.core.merge);
+    setenv("MEMD_RUN_DIR", "", 1);
+    assert_int_equal(LOAD(NULL), 0);
+    assert_string_equal(config.core.run_dir, WIRE_RUN_DIR);
+}
+
+static void the_default_file_is_read_if_it_exists(void **state)
+{
+    char *argv[] = {"memd", NULL};
+    (void)state;
+
+    assert_int_equal(load_file("[memd]\nquiet-ms = 77\n"), 0);
+    assert_int_equal(config_load(1, argv, "test.conf", &config, &action, error_text, sizeof error_text), 0);
+    assert_int_equal(config.core.quiet_ms, 77);
+    assert_int_equal(config_load(1, argv, "no.conf", &config, &action, error_text, sizeof error_text), 0);
+    assert_int_not_equal(config.core.quiet_ms, 77);
+}
+
+static void bad_values_are_refused(void **state)
+{
+    static const struct {
+        const char *option, *value, *says;
+    } bad[] = {
+        {"--merge", "", "neither on nor off"},
+        {"--merge", "ON", "neither on nor off"},
+        {"--quiet-ms", "0", "from 1 to 3600000"},
+        {"--quiet-ms", "3600001", "'3600001' is not a whole number"},
+        {"--quiet-ms", "-1", "--quiet-ms: '-1'"},
+        {"--quiet-ms", " 1", "whole number"},
+        {"--quiet-ms", "1e3", "whole number"},
+        {"--quiet-ms", "18446744073709551617", "whole number"},
+        {"--cpu-cap", "0.001", "from 0.01 to 1024"},
+        {"--cpu-cap", "1025", "from 0.01 to 1024"},
+        {"--cpu-cap", "nan", "number"},
+        {"--cpu-cap", "inf", "number"},
+        {"--cpu-cap", "0x1", "number"},
+        {"--cpu-cap", ".", "number"},
+        {"--cpu-cap", "1.2.3", "number"},
+        {"--store-max", "K", "not a size"},
+        {"--store-max", "-1G", "not a size"},
+        {"--store-max", "1GB", "not a size"},
+        {"--store-max", "2000T", "at most 1024T"},
+        {"--store-max", "99999999999999999999T", "not a size"},
+        {"--vmas-percent", "91", "from 1 to 90"},
+        {"--nodes", "9", "from 0 to 8"},
+        {"--log-level", "loud", "error, warn, info or debug"},
+        {"--run-dir", "", "empty path"},
+        {"--config", "no/such/file", "no/such/file: No such file"},
+        {"--config", ".", "not a regular file"},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        if (!LOAD(bad[i].option, bad[i].value))
+            fail_msg("%s %s was taken", bad[i].option, bad[i].value);
+        assert_says(bad[i].says);
+        assert_int_equal(config.log_level, (int)0xa5a5a5a5); /* nothing was filled in */
+    }
+}
+
+static void bad_words_are_refused(void **state)
+{
+    const char *many[ARGS_MAX] = {0};
+    (void)state;
+
+    assert_int_not_equal(LOAD("--mrege", "on"), 0);
+    assert_says("'--mrege'");
+    assert_int_not_equal(LOAD("-q"), 0);
+    assert_says("'-q'");
+    assert_int_not_equal(LOAD("--merge-"), 0);
+    assert_int_equal(LOAD("--merge-a", "on"), 0); /* what is clear need not be written out */
+    assert_int_not_equal(LOAD("--daemon=yes"), 0);
+    assert_says("takes no value");
+    assert_int_not_equal(LOAD("--merge"), 0);
+    assert_says("--merge needs a value");
+    assert_int_not_equal(LOAD("start"), 0);
+    assert_says("'start' is no option");
+    assert_int_not_equal(LOAD("--daemon", "--", "--merge"), 0);
+    for (int i = 0; i < ARGS_MAX - 2; i++)
+        many[i] = "--daemon";
+    assert_int_not_equal(load_args(many), 0);
+    assert_says("more than 64 options");
+}
+
+static void help_and_version_look_at_nothing_else(void **state)
+{
+    (void)state;
+    assert_int_equal(LOAD("--help", "--config", "no/such/file"), 0);
+    assert_int_equal(action, CONFIG_HELP);
+    assert_int_equal(LOAD("-h"), 0);
+    assert_int_equal(action, CONFIG_HELP);
+    assert_int_equal(LOAD("--merge", "nonsense", "--version"), 0);
+    assert_int_equal(action, CONFIG_VERSION);
+}
+
+static void help_names_every_option_and_its_default(void **state)
+{
+    static const char *const parts[] = {"--run-dir DIR",  "(default: /run/memd)", "--daemon ",
+                                        "--merge on|off", "(default: on)",        "--config FILE",
+                                        "Exit codes: 0",  "MEMD_RUN_DIR",         "(default: 100)"};
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    (void)state;
+
+    config_help(out);
+    fclose(out);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        assert_non_null(strstr(text, parts[i]));
+    free(text);
+}
+
+static void paths_are_made_absolute_and_fit(void **state)
+{
+    char cwd[256], expected[400], path[600];
+    (void)state;
+
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    assert_int_equal(LOAD("--state-dir", "here/"), 0);
+    snprintf(expected, sizeof expected, "%s/here", cwd);
+    assert_string_equal(config.core.state_dir, expected);
+    assert_int_equal(LOAD("--run-dir", "/"), 0);
+    assert_string_equal(config.core.run_dir, "/");
+
+    /* the longest run directory that leaves room for a socket, and one byte more */
+    memset(path, 'a', sizeof path);
+    path[0] = '/';
+    size_t longest = sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof "/" WIRE_CONTROL_NAME;
+    path[longest] = 0;
+    assert_int_equal(LOAD("--run-dir", path), 0);
+    assert_string_equal(config.core.run_dir, path);
+    strcat(path, "a");
+    assert_int_not_equal(LOAD("--run-dir", path), 0);
+    assert_says("with the name of a socket in it");
+    memset(path, 'a', sizeof path - 1);
+    path[0] = '/';
+    path[sizeof path - 1] = 0;
+    assert_int_not_equal(LOAD("--state-dir", path), 0);
+    assert_says("bytes long; at most");
+    assert_int_not_equal(load_file("[memd]\nstate-dir = here\n"), 0);
+    assert_says("test.conf:2: state-dir: 'here' is relative");
+}
+
+/* ---------------------------------------------------------------- files */
+
+static void a_file_may_be_written_freely(void **state)
+{
+    (void)state;
+    assert_int_equal(load_file("\xef\xbb\xbf# a comment\n\n; another\n[memd]\nmerge=off ; and one here\n"
+                               "   quiet-ms : 12\r\n\t[domain one]\n  uids = 1, 2 3\nuids = 4,,\n"
+                               "[domain two]\n[memd]\nheal-rate = 9"),
+                     0);
+    assert_false(config.core.merge);
+    assert_int_equal(config.core.quiet_ms, 12);
+    assert_int_equal(config.core.heal_pages_per_s, 9);
+    assert_int_equal(config.core.ndomains, 2);
+    const struct core_domain_config *one = &config.core.domains[0], *two = &config.core.domains[1];
+    assert_string_equal(one->name, "one");
+    assert_int_equal(one->nuids, 4);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(one->uids[i], i + 1);
+    assert_string_equal(two->name, "two");
+    assert_int_equal(two->nuids, 0);
+}
+
+static void users_have_names(void **state)
+{
+    (void)state;
+    assert_int_equal(load_file("[domain d]\nuids = root\n"), 0);
+    assert_int_equal(config.core.domains[0].uids[0], 0);
+    assert_int_equal(load_file("[domain d]\nuids = 4294967294\n"), 0);
+    assert_int_equal(config.core.domains[0].uids[0], 4294967294u);
+}
+
+static void mistakes_in_a_file_are_named_by_line(void **state)
+{
+    static const struct {
+        const char *content, *says;
+    } bad[] = {
+        {"merge = on\n", "test.conf:1: 'merge' is in no section; put [memd] above it"},
+        {"\n[memd]\n\nmrege = on\n", "test.conf:4: unknown key 'mrege'"},
+        {"[memd]\nmerge = perhaps\n", "test.conf:2: merge: 'perhaps' is neither on nor off"},
+        {"[memd]\nmerge\n", "test.conf:2: neither [section] nor key = value"},
+        {"[memd\nmerge = on\n", "test.conf:1: neither [section] nor key"},
+        {"[memd]\nmerge\nquiet-ms = 0\n", "test.conf:2: neither [section] nor key"},
+        {"[memd]\n\n\\\nquiet-ms = 0\n", "test.conf:3: neither [section] nor key"},
+        {"[memd]\nmerge = on\n\nmerge = on\n", "test.conf:4: 'merge' is given twice"},
+        {"[memd]\ndaemon = on\n", "test.conf:2: 'daemon' belongs on the command line"},
+        {"[memd]\nconfig = x\n", "belongs on the command line"},
+        {"[memd]\nhelp = x\n", "belongs on the command line"},
+        {"[mend]\n", "test.conf:1: unknown section [mend]"},
+        {"[domain]\nuids = 1\n", "unknown section [domain]"},
+        {"[domain a b]\n", "'a b' is no domain name"},
+        {"[domain ../x]\n", "is no domain name"},
+        {"[domain a]\n[domain b]\n[domain a]\n", "test.conf:3: domain 'a' is opened twice"},
+        {"[domain a]\ngids = 1\n", "test.conf:2: unknown key 'gids'; a domain has uids"},
+        {"[domain a]\nuids = 4294967295\n", "'4294967295' is neither a uid nor a user"},
+        {"[domain a]\nuids = -1\n", "'-1' is neither"},
+        {"[domain a]\nuids = 1, no-such-user-here\n", "'no-such-user-here' is neither"},
+        {"[memd]\nrun-dir =\n", "test.conf:2: run-dir: an empty path"},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        if (!load_file(bad[i].content))
+            fail_msg("taken: %s", bad[i].content);
+        assert_says(bad[i].says);
+    }
+}
+
+static void a_file_has_limits(void **state)
+{
+    static char content[CONFIG_FILE_MAX + 2];
+    size_t at = 0;
+    (void)state;
+
+    memset(content, 'x', 1000);
+    memcpy(content, "[memd]\nrun-dir = /", 18);
+    assert_int_not_equal(load_file(content), 0);
+    assert_says("test.conf:2: the line is longer than");
+
+    for (int i = 0; i <= CORE_DOMAINS_MAX; i++)
+        at += (size_t)sprintf(content + at, "[domain d%d]\n", i);
+    assert_int_not_equal(load_file(content), 0);
+    assert_says("test.conf:65: more than 64 domains");
+
+    at = (size_t)sprintf(content, "[domain d]\n");
+    for (int i = 0; i < CORE_UIDS_MAX; i++)
+        at += (size_t)sprintf(content + at, "uids = %d\n", i);
+    assert_int_equal(load_file(content), 0);
+    assert_int_equal(config.core.domains[0].nuids, CORE_UIDS_MAX);
+    strcpy(content + at, "uids = 99\n");
+    assert_int_not_equal(load_file(content), 0);
+    assert_says("test.conf:34: more than 32 uids");
+
+    memset(content, '\n', sizeof content);
+    assert_int_equal(load_file_bytes(content, CONFIG_FILE_MAX), 0);
+    assert_int_not_equal(load_file_bytes(content, CONFIG_FILE_MAX + 1), 0);
+    assert_says("at most 256 KiB");
+    assert_int_not_equal(load_file_bytes("[memd]\nmerge = on\0off\n", 22), 0);
+    assert_says("zero byte");
+}
+
+/* Neither a FIFO nobody writes to nor a device makes memd wait. */
+static void what_is_no_file_is_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(mkfifo("fifo", 0600), 0);
+    assert_int_not_equal(LOAD("--config", "fifo"), 0);
+    assert_says("not a regular file");
+    assert_int_not_equal(LOAD("--config", "/dev/zero"), 0);
+    assert_says("not a regular file");
+    unlink("fifo");
+}
+
+/* Whatever a file holds: an answer, and no crash. */
+static void random_files_do_no_harm(void **state)
+{
+    static const char alphabet[] = "[]=;#:., \t\n\r\"memdoainus019-\xff\x01";
+    char content[400];
+    (void)state;
+
+    srand(1);
+    for (int i = 0; i < 400; i++) {
+        size_t bytes = (size_t)rand() % sizeof content, at = 0;
+        if (i % 2 && bytes > 20)
+            at = (size_t)sprintf(content, "%s", i % 4 == 1 ? "[memd]\n" : "[domain d]\nuids=");
+        for (; at < bytes; at++)
+            content[at] = alphabet[(size_t)rand() % (sizeof alphabet - 1)];
+        if (load_file_bytes(content, bytes))
+            assert_true(error_text[0]);
+    }
+}
+
+#define TEST(f) cmocka_unit_test_setup(f, setup)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(nothing_said_is_the_default),
+        TEST(every_option_reaches_its_field),
+        TEST(later_sources_win),
+        TEST(the_default_file_is_read_if_it_exists),
+        TEST(bad_values_are_refused),
+        TEST(bad_words_are_refused),
+        TEST(help_and_version_look_at_nothing_else),
+        TEST(help_names_every_option_and_its_default),
+        TEST(paths_are_made_absolute_and_fit),
+        TEST(a_file_may_be_written_freely),
+        TEST(users_have_names),
+        TEST(mistakes_in_a_file_are_named_by_line),
+        TEST(a_file_has_limits),
+        TEST(what_is_no_file_is_refused),
+        TEST(random_files_do_no_harm),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
