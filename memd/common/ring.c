@@ -89,6 +89,11 @@ int ring_pop(struct ring *ring, void *buf, size_t buf_bytes)
     return 0;
 }
 
+bool ring_is_empty(const struct ring *ring)
+{
+    return atomic_load_explicit(&ring->ctl->head, memory_order_acquire) == ring->pos;
+}
+
 bool ring_sleep(struct ring *ring)
 {
     atomic_store(&ring->ctl->waiting, 1);

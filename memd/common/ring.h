@@ -42,6 +42,9 @@ uint32_t ring_room(const struct ring *ring);
  * malformed (a record longer than `buf_bytes` included). PAD records are skipped. */
 int ring_pop(struct ring *ring, void *buf, size_t buf_bytes);
 
+/* Consumer: nothing is unread, as of now. */
+bool ring_is_empty(const struct ring *ring);
+
 /* Consumer: announce sleep. True: still empty, the peer will kick. False: there is something, do not sleep.
  */
 bool ring_sleep(struct ring *ring);

@@ -18,7 +18,8 @@
 
 /* A guest page in this many starts or ends a mapping of memd's: a quarter of real guests' pages are
  * duplicates in runs of nine, and a run costs two mappings. */
-#define PAGES_PER_MAPPING 20
+#define PAGES_PER_MAPPING 18
+#define MAPPINGS_SHARE    2 /* memd uses one mapping in this many: --vmas-percent, as shipped */
 
 __attribute__((format(printf, 3, 4))) static void found(struct finding *finding, enum finding_level level,
                                                         const char *format, ...)
@@ -241,7 +242,8 @@ static void check_kvm(const struct doctor *doctor, struct finding *finding)
 
 static void check_map_count(const struct doctor *doctor, struct finding *finding)
 {
-    uint64_t limit, want = doctor->guest_bytes / WIRE_PAGE_BYTES / PAGES_PER_MAPPING, advice = 65530;
+    uint64_t limit, want = doctor->guest_bytes / WIRE_PAGE_BYTES / PAGES_PER_MAPPING * MAPPINGS_SHARE;
+    uint64_t advice = 65536;
     char size[CTL_SIZE_BYTES];
 
     if (read_number(doctor->ctl->proc_root, "sys/vm/max_map_count", &limit)) {
@@ -256,7 +258,8 @@ static void check_map_count(const struct doctor *doctor, struct finding *finding
     }
     while (advice < want)
         advice *= 2;
-    found(finding, FINDING_WARN, "vm.max_map_count %" PRIu64 " limits merging in a guest of %s", limit, size);
+    found(finding, FINDING_WARN, "vm.max_map_count %" PRIu64 " leaves short runs unmerged in a guest of %s",
+          limit, size);
     fix(finding, "sysctl -w vm.max_map_count=%" PRIu64, advice);
 }
 

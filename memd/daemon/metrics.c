@@ -247,7 +247,7 @@ static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
     fputc('\n', out);
     put_gauge(out, "daemon_metadata_bytes", "Memory of the daemon's own tables.",
               snapshot->daemon_metadata_bytes);
-    put_gauge(out, "restarts", "Daemons before this one that used its run directory.", snapshot->restarts);
+    put_gauge(out, "restarts", "Daemons before this one that used its state directory.", snapshot->restarts);
     put_gauge(out, "awaited_engines", "Engines of an earlier daemon neither back nor gone.",
               snapshot->awaited_engines);
     put_gauge(out, "merge_enabled", "1 if merging is on.", snapshot->merge_on);

@@ -40,14 +40,15 @@ static void ask_round(struct vm *vm)
     channel_wake(vm->session);
 }
 
-/* Everything that was quiet at its start has been hashed, and nothing of it is under way. */
+/* Everything that was quiet at its start has been hashed, and nothing of it is under way. An engine publishes
+ * what a round found before it says that the round is over, so the ring is looked at after that. */
 static bool is_over(const struct vm *vm)
 {
     const struct session *session = vm->session;
 
     return vm->stats.prev_started_ns >= vm->pass.started_ns && !vm->stats.backlog_pages &&
-           !session->unanswered && !session->proposals.n && !session->exports.n && !session->exports.busy &&
-           domain_is_ready(vm->domain);
+           ring_is_empty(&session->up_ring) && !session->unanswered && !session->proposals.n &&
+           !session->exports.n && !session->exports.busy && domain_is_ready(vm->domain);
 }
 
 static void end_pass(struct vm *vm, uint64_t now_ns)

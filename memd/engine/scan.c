@@ -422,13 +422,14 @@ static uint64_t guest_pages(const struct memd *m)
 static void round_start(struct memd *m, uint64_t now)
 {
     struct round *o = &m->round;
+    bool asked = o->asked; /* whoever asks wants to know all there is */
 
     *o = (struct round){.running = true,
                         .started_ns = now,
                         .last_started_ns = o->started_ns,
                         .number = o->number + 1,
                         .interval_ms = o->interval_ms};
-    o->look_huge = o->number <= 2 || o->number % HUGE_LOOK_ROUNDS == 0;
+    o->look_huge = asked || o->number <= 2 || o->number % HUGE_LOOK_ROUNDS == 0;
 }
 
 static void round_finish(struct memd *m, uint64_t now)
@@ -469,6 +470,8 @@ static void scan_chunks(struct memd *m, struct region *r, uint32_t first, uint32
             continue;
         if (chunk->huge && !chunk->surveyed && m->tokens >= CHUNK_PAGES && session_can_report(m))
             survey_send(m, r, c);
+        if (chunk->huge && !chunk->surveyed)
+            m->round.left += CHUNK_PAGES;
         chunk_hash(m, r, c, &w.bits[(c - first) * CHUNK_WORDS]);
         if (m->heal_tokens >= 1)
             m->heal_tokens -= heal_chunk(m, r, c, CHUNK_PAGES);

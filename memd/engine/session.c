@@ -587,6 +587,7 @@ void session_kick(struct memd *m)
 
 void session_round_done(struct memd *m)
 {
+    session_kick(m); /* what the round found is in the ring before the round is over */
     if (m->session.state != SESSION_LIVE)
         return;
     session_stats(m);

@@ -8,14 +8,14 @@
 . "$(dirname "$0")/lib.sh"
 
 [ -w /dev/userfaultfd ] || skip "needs /dev/userfaultfd"
-export MEMD_RUN_DIR=$dir
 accel=thread
 [ ! -w /dev/kvm ] || [ -n "${MEMD_SAN:-}" ] || accel=kvm
 memd_pid=
 declare -A guest_pid=()
 clean_up() {
     trap - EXIT
-    kill -KILL $memd_pid "${guest_pid[@]}" 2>/dev/null
+    [ -z "$memd_pid" ] || kill -KILL "$memd_pid"
+    [ ${#guest_pid[@]} = 0 ] || kill -KILL "${guest_pid[@]}"
     wait 2>/dev/null
     rm -rf "$dir"
 }
@@ -90,12 +90,13 @@ out "^settled after"
 for name in g1 g2; do
     is_state $name settled || fail "$name is not settled"
     zero=$(of $name zero_pages) shared=$(of $name pages_shared) sharing=$(of $name pages_sharing)
-    [ "$zero" -gt 1500 ] && [ "$shared" -gt 30 ] && [ "$sharing" -gt 1500 ] ||
+    if [ "$zero" -lt 1500 ] || [ "$shared" -lt 30 ] || [ "$sharing" -lt 1500 ]; then
         fail "$name: $zero zero pages, $shared frames, $sharing pages on them"
+    fi
     [ "$(of $name saved_bytes)" = $((4096 * (zero + shared + sharing))) ] || fail "$name: saved_bytes"
     [ "$(of $name net_saved_bytes)" -gt 0 ] || fail "$name: nothing saved, net"
-    [ "$(of $name vmas_used)" -gt 0 ] && [ "$(of $name vmas_used)" -le "$(of $name vmas_limit)" ] ||
-        fail "$name: mappings"
+    used=$(of $name vmas_used)
+    if [ "$used" -le 0 ] || [ "$used" -gt "$(of $name vmas_limit)" ]; then fail "$name: $used mappings"; fi
 done
 grep -q "\"pid\": ${guest_pid[g2]}," "$tmp/out" || fail "the pid of g2 is another"
 [ "$(metric memd_vms)" = 2 ] || fail "/metrics: memd_vms"
@@ -116,8 +117,10 @@ is_state g3 off || fail "g3 merges in spite of merge off"
 ctl 0 merge on g3
 ctl 0 settle --timeout 90
 did=$(($(of g3 saved_bytes) - 4096 * $(of g3 pages_shared)))
-[ "$would" -gt $((8 << 20)) ] && [ $((would - did)) -lt $((1 << 20)) ] && [ $((did - would)) -lt $((1 << 20)) ] ||
+off_by=$((would > did ? would - did : did - would))
+if [ "$would" -lt $((8 << 20)) ] || [ $off_by -gt $((1 << 20)) ]; then
     fail "estimated $would bytes, saved $did"
+fi
 is_state g1 off || fail "merge on g3 switched g1 on"
 ctl 0 merge on
 
@@ -126,7 +129,8 @@ ctl 0 unmerge g1
 out "^unmerged: g1$"
 [ "$(of g1 pages_shared) $(of g1 pages_sharing)" = "0 0" ] || fail "g1 still shares pages"
 ctl 0 settle --timeout 60
-is_state g1 off && [ "$(of g1 pages_sharing)" = 0 ] || fail "g1 merges again of itself"
+is_state g1 off || fail "g1 merges again of itself"
+[ "$(of g1 pages_sharing)" = 0 ] || fail "g1 has merged again of itself"
 ctl 0 merge on g1
 ctl 0 settle --timeout 90
 [ "$(of g1 pages_sharing)" -gt 1500 ] || fail "g1 did not merge again"
@@ -160,7 +164,8 @@ chmod 755 "$dir"
 mounts=
 for device in userfaultfd kvm; do
     [ -e /dev/$device ] || continue
-    cp -a /dev/$device "$dir/dev" && chown 65534 "$dir/dev/$device" || fail "cannot make device files"
+    cp -a /dev/$device "$dir/dev" || fail "cannot make a device file"
+    chown 65534 "$dir/dev/$device" || fail "cannot hand over a device file"
     mounts="$mounts mount --bind $dir/dev/$device /dev/$device &&"
 done
 as_nobody=(unshare --mount -- sh -c "$mounts exec setpriv --reuid 65534 --regid 65534 --clear-groups \"\$@\"" sh)

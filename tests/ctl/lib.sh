@@ -10,6 +10,7 @@ bin=${MEMD_BUILD_DIR:?the tests are run by tests/run.sh}
 top=${MEMD_SOURCE_DIR:?}
 tmp=${MEMD_TEST_TMP:?}
 dir=$(mktemp -d /dev/shm/memd-test.XXXXXX) || exit 1 # the test's own directory is closed to other users
+export MEMD_RUN_DIR=$dir
 serve_pid=
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 143' INT TERM
@@ -29,8 +30,10 @@ skip() {
 serve_start() {
     local line
     coproc SERVE { exec "$bin/tests/ctl/serve" "$dir" 2>"$tmp/serve.err"; }
+    # shellcheck disable=SC2153 # coproc sets it
     serve_pid=$SERVE_PID
-    read -r -t 20 -u "${SERVE[0]}" line && [ "$line" = ready ] || fail "serve: $(cat "$tmp/serve.err")"
+    read -r -t 20 -u "${SERVE[0]}" line
+    [ "${line:-}" = ready ] || fail "serve: $(cat "$tmp/serve.err")"
 }
 
 # tell WORD...: a command for the fake core; prints its answer

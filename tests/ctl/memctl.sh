@@ -7,7 +7,6 @@
 . "$(dirname "$0")/lib.sh"
 
 # ---- without a daemon: 3, and the line says what to do
-export MEMD_RUN_DIR=$dir
 for command in status "vm list" "vm show x" "merge on" "unmerge all" settle estimate; do
     # shellcheck disable=SC2086
     ctl 3 $command

@@ -116,15 +116,23 @@ total() { section totals "$1"; }
 daemon() { section daemon "$1"; }
 domain() { section domains "$1"; }
 
+# vm NAME KEY: a number of memctl vm show
+vm() {
+    ctl vm show "$1" --json | sed -n "s/^ *\"$2\": \(-\{0,1\}[0-9][0-9]*\).*/\1/p" | head -n 1
+}
+
+# settle SECONDS: at most
 settle() {
-    ctl settle --timeout $((${1:-60} * patience)) >/dev/null || fail "the host did not settle: $(ctl status)"
+    ctl settle --timeout $(($1 * patience)) >/dev/null || fail "the host did not settle: $(ctl status)"
 }
 
 # ---- guests
 
-# image NAME MIB SEED: what guests are filled from
+# image NAME MIB SEED OPTION...: what guests are filled from
 image() {
-    [ -f "$tmp/$1" ] || "$bin/mkimage" --recipe --out "$tmp/$1" --mem "$2" --seed "$3" >/dev/null ||
+    local name=$1 mib=$2 seed=$3
+    shift 3
+    [ -f "$tmp/$name" ] || "$bin/mkimage" --recipe --out "$tmp/$name" --mem "$mib" --seed "$seed" "$@" >/dev/null ||
         fail "mkimage failed"
 }
 

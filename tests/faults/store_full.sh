@@ -33,6 +33,27 @@ run_full() {
     memd_end
 }
 
+# Two guests fill the store; two with other contents find no room until the first two have left.
+takes_up_again() {
+    memd_options=(--store-max 4M)
+    memd_start
+    guest g1 --mem 48 --domain common --image "$tmp/img3"
+    guest g2 --mem 48 --domain common --image "$tmp/img3"
+    await 30 says_full || fail "nothing says that the store is full: $(ctl status)"
+    guest g3 --mem 48 --domain common --image "$tmp/img4"
+    guest g4 --mem 48 --domain common --image "$tmp/img4"
+    settle 60
+    [ "$(vm g3 merges)" -lt 100 ] || fail "there was room for g3 after all: $(ctl status)"
+    guest_end g1
+    guest_end g2
+    await 30 above 500 vm g3 merges || fail "room that became free is not used: $(ctl status)"
+    guest_check g3
+    guest_check g4
+    guest_end g3
+    guest_end g4
+    memd_end
+}
+
 # in a mount namespace of its own: a tmpfs that is too small
 if [ "${1:-}" = small-tmpfs ]; then
     set_up "$2"
@@ -42,7 +63,9 @@ fi
 
 set_up /dev/shm
 for i in 1 2; do image img$i 48 $i; done
+for i in 3 4; do image img$i 48 $i --family $i --repeat 0; done
 run_full 4 --store-max 4M
+takes_up_again
 
 [ "$(id -u)" = 0 ] || { echo "skip: mounting a small tmpfs needs root" && exit 0; }
 mkdir "$tmp/small"

@@ -31,9 +31,14 @@ static const struct hierarchy {
 };
 
 static char group[128];
+static pid_t member; /* the guest in the group; 0: none, or gone */
 
 static void remove_group(void)
 {
+    if (member) {
+        kill(member, SIGKILL);
+        waitpid(member, NULL, 0);
+    }
     for (int tries = 0; group[0] && rmdir(group) && errno == EBUSY && tries < 100; tries++)
         usleep(20000);
 }
@@ -112,6 +117,7 @@ static void store_full(void)
 static void put_into_group(pid_t pid)
 {
     CHECK(write_file("cgroup.procs", (unsigned long long)pid) == 0, "moving %d into the cgroup", (int)pid);
+    member = pid;
 }
 
 static void guest_full(void)
@@ -140,6 +146,7 @@ static void guest_full(void)
     CHECK(write_file(hierarchy->limit, read_file(hierarchy->usage) + ROOM_BYTES) == 0, "setting the limit");
     CHECK(write(vms[0].to, "rewrite\n", 8) == 8, "no command to the victim");
     status = spawn_end(vms[0].pid, 0, DEATH_MS);
+    member = 0;
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the victim ended with status 0x%x",
           (unsigned)status);
     kit_total_falls(&daemon, "vms", GUESTS - 1);

@@ -158,7 +158,7 @@ check_docs() {
         if [ ! -e "$target" ]; then
             echo "$doc: link to $target, which is not there"
             status=1
-        elif [ -n "$section" ] && ! sections "$target" | grep -qxF "${section#\#}"; then
+        elif [ -n "$section" ] && ! grep -qxF "${section#\#}" <<<"$(sections "$target")"; then
             echo "$doc: $target has no section $section"
             status=1
         fi

@@ -63,8 +63,14 @@ nm -D --defined-only --format=posix "$tmp/prefix/lib/libmemd.so" | awk '$2 != "A
 nm -g --defined-only --format=posix "$tmp/prefix/lib/libmemd.a" | awk 'NF >= 3 {print $1}' | sort >"$tmp/static"
 diff "$tmp/declared" "$tmp/shared" || fail "libmemd.so and memd.h differ"
 diff "$tmp/declared" "$tmp/static" || fail "libmemd.a and memd.h differ"
-readelf -d "$tmp/prefix/lib/libmemd.so" | grep -q 'SONAME.*\[libmemd\.so\.0\]' || fail "soname is not libmemd.so.0"
+grep -q 'SONAME.*\[libmemd\.so\.0\]' <<<"$(readelf -d "$tmp/prefix/lib/libmemd.so")" || fail "soname is not libmemd.so.0"
 [ "$(readlink "$tmp/prefix/lib/libmemd.so.0")" = "libmemd.so.$version" ] || fail "libmemd.so.0 leads elsewhere"
+
+echo "-- the example of a configuration names every option that can stand in a file"
+while read -r option; do
+    case $option in config | daemon | help | version | nodes | proc-root | sys-root) continue ;; esac
+    grep -Eq "^;?$option = " "$tmp/prefix/share/doc/memd/examples/memd.conf" || fail "memd.conf lacks $option"
+done < <("$tmp/prefix/bin/memd" --help | sed -n 's/^  --\([a-z-]*\).*/\1/p')
 
 echo "-- the example, built as an embedder would"
 export PKG_CONFIG_PATH=$tmp/prefix/lib/pkgconfig
@@ -74,16 +80,17 @@ example=$tmp/prefix/share/doc/memd/examples/embed.c
 cc -Wall -Werror -o "$tmp/embed.shared" "$example" $(pkg-config --cflags --libs memd) -Wl,-rpath,"$tmp/prefix/lib"
 # shellcheck disable=SC2046
 cc -Wall -Werror -static -o "$tmp/embed.static" "$example" $(pkg-config --static --cflags --libs memd)
-ldd "$tmp/embed.shared" | grep -q "libmemd.so.0 => $tmp/prefix/lib/" || fail "not linked with libmemd.so.0"
+grep -q "libmemd.so.0 => $tmp/prefix/lib/" <<<"$(ldd "$tmp/embed.shared")" || fail "not linked with libmemd.so.0"
 ldd "$tmp/embed.static" >/dev/null 2>&1 && fail "the static program is not static"
 
 if [ ! -r /dev/userfaultfd ] || [ ! -w /dev/userfaultfd ]; then
     echo "SKIP: running the example: no access to /dev/userfaultfd"
     exit 0
 fi
-echo "-- and run beside the installed memd"
+echo "-- and run beside the installed memd, which reads the example of a configuration with all options uncommented"
 export MEMD_RUN_DIR=$tmp/run
-"$tmp/prefix/bin/memd" --state-dir "$tmp/state" >"$tmp/memd.log" 2>&1 &
+sed 's/^;//; /^run-dir/d; /^state-dir/d' "$tmp/prefix/share/doc/memd/examples/memd.conf" >"$tmp/memd.conf"
+"$tmp/prefix/bin/memd" --state-dir "$tmp/state" --config "$tmp/memd.conf" >"$tmp/memd.log" 2>&1 &
 memd_pid=$!
 for _ in $(seq 100); do
     ! grep -q '^memd: ready' "$tmp/memd.log" || break

@@ -367,6 +367,43 @@ static void a_file_has_limits(void **state)
     assert_says("zero byte");
 }
 
+/* The example says what the defaults are: with every option let in, nothing changes but the domain. */
+static void the_example_is_right(void **state)
+{
+    static char content[CONFIG_FILE_MAX];
+    char name[512];
+    struct core_config expected;
+    const char *source_dir = getenv("MEMD_SOURCE_DIR");
+    (void)state;
+
+    if (!source_dir) {
+        print_message("skip: MEMD_SOURCE_DIR does not say where the example is\n");
+        skip();
+    }
+    snprintf(name, sizeof name, "%s/docs/examples/memd.conf", source_dir);
+    FILE *file = fopen(name, "r");
+    assert_non_null(file);
+    size_t bytes = fread(content, 1, sizeof content, file);
+    fclose(file);
+    assert_int_equal(load_file_bytes(content, bytes), 0);
+    size_t noptions = 0;
+    for (size_t i = 0; i < bytes; i++)
+        if (content[i] == ';' && content[i - 1] == '\n') {
+            content[i] = ' ';
+            noptions++;
+        }
+    if (load_file_bytes(content, bytes))
+        fail_msg("%s", error_text);
+    assert_int_equal(noptions, 12);
+    core_config_default(&expected);
+    assert_int_equal(config.core.ndomains, 1);
+    config.core.ndomains = 0;
+    memset(config.core.domains, 0, sizeof config.core.domains);
+    config.core.cpu_cap = expected.cpu_cap; /* the machine's */
+    assert_memory_equal(&config.core, &expected, sizeof expected);
+    assert_int_equal(config.log_level, MEMD_LOG_INFO);
+}
+
 /* Neither a FIFO nobody writes to nor a device makes memd wait. */
 static void what_is_no_file_is_refused(void **state)
 {
@@ -416,6 +453,7 @@ int main(void)
         TEST(users_have_names),
         TEST(mistakes_in_a_file_are_named_by_line),
         TEST(a_file_has_limits),
+        TEST(the_example_is_right),
         TEST(what_is_no_file_is_refused),
         TEST(random_files_do_no_harm),
     };
