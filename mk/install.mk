@@ -14,7 +14,8 @@ INSTALL_BIN := memd memctl
 INSTALL_HEADERS := $(wildcard include/memd/*.h)
 INSTALL_DOCS := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md)
 INSTALL_EXAMPLES := $(wildcard docs/examples/*)
-MANPAGES := $(wildcard docs/man/*.[1-8])
+# memvm stays in the build directory, and its page here
+MANPAGES := $(filter-out docs/man/memvm.%,$(wildcard docs/man/*.[1-8]))
 man_path = $(MANDIR)/man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
 
 INSTALLED = $(addprefix $(BINDIR)/,$(INSTALL_BIN)) \

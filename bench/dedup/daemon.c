@@ -1,152 +1,156 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* memd, for the run: shipped defaults, but merging is off until the guests are in place. */
-#include "bench/dedup/dedup.h"
+/* Theory of operation: see daemon.h. Its messages go to a file; the file's end is shown when it fails. */
+#include "bench/dedup/daemon.h"
 
-#include <dirent.h>
+#include "bench/dedup/cleanup.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define OUTPUT_BYTES (1u << 20)
+#define READY        "memd: ready"
+#define READY_MS     10000
+#define STATUS_BYTES (1u << 20)
+#define PATH_BYTES   512
 
-/* What a command printed; NULL if it failed. */
-static char *run(const char *format, ...)
+static char run_dir[] = "/dev/shm/memd-bench.XXXXXX";
+static char work_dir[] = "/tmp/memd-bench.XXXXXX";
+
+const char *daemon_run_dir(void)
 {
-    static char output[OUTPUT_BYTES];
-    char command[512];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args);
-    va_end(args);
-    FILE *f = popen(command, "re");
-    size_t n = f ? fread(output, 1, sizeof output - 1, f) : 0;
-    output[n] = '\0';
-    return f && !pclose(f) ? output : NULL;
+    return run_dir;
 }
 
-void daemon_start(struct daemon *d, const char *build_dir)
+const char *daemon_work_dir(void)
 {
-    char path[128], program[300];
+    return work_dir;
+}
 
-    *d = (struct daemon){.build_dir = build_dir};
-    strcpy(d->run_dir, "/dev/shm/memd-bench.XXXXXX");
-    if (!mkdtemp(d->run_dir))
-        quit("cannot make a directory in /dev/shm: %s", strerror(errno));
-    snprintf(path, sizeof path, "%s/memd.conf", d->run_dir);
+static void write_config(const char *path)
+{
     FILE *f = fopen(path, "we");
-    if (!f || fprintf(f, "[memd]\nmerge = off\n[domain bench]\nuids = %u\n", (unsigned)getuid()) < 0 ||
-        fclose(f))
-        quit("cannot write %s", path);
-    snprintf(program, sizeof program, "%s/memd", build_dir);
-    d->pid = fork();
-    if (!d->pid) {
-        int null = open("/dev/null", O_WRONLY);
-        dup2(null, STDOUT_FILENO);
-        execl(program, program, "--run-dir", d->run_dir, "--state-dir", d->run_dir, "--config", path,
-              "--log-level", "error", (char *)NULL);
-        _exit(127);
+
+    if (!f || fprintf(f, "[domain bench]\nuids = %u\n", (unsigned)getuid()) < 0 || fclose(f))
+        bench_die("cannot write %s: %s", path, strerror(errno));
+}
+
+void daemon_prepare(void)
+{
+    char path[PATH_BYTES];
+
+    if (!mkdtemp(run_dir))
+        bench_die("cannot make a directory in /dev/shm: %s", strerror(errno));
+    if (!mkdtemp(work_dir)) {
+        rmdir(run_dir);
+        bench_die("cannot make a directory in /tmp: %s", strerror(errno));
     }
-    for (int i = 0; i < 100; i++) {
-        if (run("%s/memctl --run-dir %s status 2>/dev/null", build_dir, d->run_dir))
-            return;
-        usleep(50000);
-    }
-    quit("memd did not start");
+    snprintf(path, sizeof path, "%s/memd.conf", work_dir);
+    write_config(path);
 }
 
-void daemon_merge_on(struct daemon *d)
+static void show_log(void)
 {
-    if (!run("%s/memctl --run-dir %s merge on", d->build_dir, d->run_dir))
-        quit("memctl merge on failed");
-}
+    char path[PATH_BYTES], line[512];
 
-static const char *totals(struct daemon *d)
-{
-    const char *text = run("%s/memctl --run-dir %s status --json", d->build_dir, d->run_dir);
-    const char *at = text ? strstr(text, "\"totals\"") : NULL;
-
-    if (!at)
-        quit("memctl status failed");
-    return at;
-}
-
-bool daemon_is_settled(struct daemon *d)
-{
-    const char *at = strstr(totals(d), "\"settled\": ");
-
-    return at && !strncmp(at + 11, "true", 4);
-}
-
-uint64_t daemon_total(struct daemon *d, const char *key)
-{
-    char quoted[64];
-
-    snprintf(quoted, sizeof quoted, "\"%s\": ", key);
-    const char *at = strstr(totals(d), quoted);
-    if (!at)
-        quit("memctl status has no %s", key);
-    return strtoull(at + strlen(quoted), NULL, 10);
-}
-
-/* Pss of the mappings of store files in a process. */
-static uint64_t store_pss(pid_t pid, const char *dir)
-{
-    char path[64], line[512];
-    uint64_t start, end, kib, sum = 0;
-    bool of_store = false;
-
-    snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
+    snprintf(path, sizeof path, "%s/memd.err", work_dir);
     FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2)
-            of_store = strstr(line, dir) && strstr(line, ".frames");
-        else if (of_store && sscanf(line, "Pss: %" SCNu64, &kib) == 1)
-            sum += kib;
-        else if (of_store && sscanf(line, "Anonymous: %" SCNu64, &kib) == 1)
-            sum -= kib;
-    }
+    while (f && fgets(line, sizeof line, f))
+        fprintf(stderr, "  %s", line);
     if (f)
         fclose(f);
-    return sum * 1024;
 }
 
-static uint64_t store_blocks(const char *run_dir)
+static void execute(const struct bench *bench, int out)
 {
-    const char *text = run("find %s/store -type f -printf '%%b\\n' 2>/dev/null", run_dir);
-    uint64_t blocks = 0;
+    char program[PATH_BYTES], config[PATH_BYTES], log[PATH_BYTES];
 
-    for (char *next; text && *text; text = next + (*next == '\n')) {
-        blocks += strtoull(text, &next, 10);
-        if (next == text)
-            break;
+    cleanup_child();
+    snprintf(program, sizeof program, "%s/memd", bench->build_dir);
+    snprintf(config, sizeof config, "%s/memd.conf", work_dir);
+    snprintf(log, sizeof log, "%s/memd.err", work_dir);
+    int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (dup2(out, STDOUT_FILENO) < 0 || err < 0 || dup2(err, STDERR_FILENO) < 0)
+        _exit(127);
+    execl(program, program, "--run-dir", run_dir, "--state-dir", work_dir, "--config", config, (char *)NULL);
+    fprintf(stderr, "%s: %s\n", program, strerror(errno));
+    _exit(127);
+}
+
+/* Reads its output until it says it is ready. The pipe stays open: it may go on talking. */
+static bool wait_ready(int fd)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    char text[1024];
+    size_t n = 0;
+
+    while (n < sizeof text - 1 && poll(&poll_fd, 1, READY_MS) == 1) {
+        ssize_t got = read(fd, text + n, sizeof text - 1 - n);
+        if (got <= 0)
+            return false;
+        n += (size_t)got;
+        text[n] = '\0';
+        if (strstr(text, READY))
+            return true;
     }
-    return blocks * 512;
+    return false;
 }
 
-uint64_t daemon_unmapped_store(const struct daemon *d, const struct guests *g)
+pid_t daemon_start(const struct bench *bench)
 {
-    uint64_t blocks = store_blocks(d->run_dir), mapped = 0;
+    static int output = -1;
+    int ends[2];
 
-    for (unsigned i = 0; i < g->n; i++)
-        mapped += store_pss(g->pid[i], d->run_dir);
-    return blocks > mapped ? blocks - mapped : 0;
-}
-
-void daemon_end(struct daemon *d)
-{
-    if (d->pid > 0) {
-        kill(d->pid, SIGTERM);
-        waitpid(d->pid, NULL, 0);
+    if (pipe2(ends, O_CLOEXEC))
+        bench_die("pipe: %s", strerror(errno));
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid < 0)
+        bench_die("fork: %s", strerror(errno));
+    if (pid == 0)
+        execute(bench, ends[1]);
+    cleanup_add(pid);
+    close(ends[1]);
+    if (!wait_ready(ends[0])) {
+        show_log();
+        bench_die("memd did not become ready");
     }
-    run("rm -rf %s", d->run_dir);
-    d->pid = 0;
+    if (output >= 0)
+        close(output);
+    output = ends[0];
+    return pid;
+}
+
+void daemon_stop(pid_t pid)
+{
+    int status;
+
+    kill(pid, SIGTERM);
+    waitpid(pid, &status, 0);
+    cleanup_remove(pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return;
+    show_log();
+    bench_die("memd did not end well");
+}
+
+const char *daemon_status(const struct bench *bench)
+{
+    static char text[STATUS_BYTES];
+    char command[PATH_BYTES];
+
+    snprintf(command, sizeof command, "'%s/memctl' --run-dir %s status --json", bench->build_dir, run_dir);
+    FILE *f = popen(command, "re");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (!f || pclose(f) || n == 0)
+        bench_die("memctl status failed");
+    while (n > 0 && text[n - 1] == '\n')
+        n--;
+    text[n] = '\0';
+    return text;
 }

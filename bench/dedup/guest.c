@@ -1,163 +1,278 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A guest: a process that fills private memory by a recipe, then does what single-letter commands on a pipe
- * say: 'w' times first writes to pages that have duplicates, 'q' ends. It ends with its parent, too (EOF).
+ * Theory of operation: see guest.h. One thread, besides those of memd's engine. Pages are enrolled with
+ * neither huge nor read-ahead advice but what their content kind says, aligned so that huge pages are whole.
  */
-#include "bench/dedup/dedup.h"
-#include "bench/memvm/mkimage/recipe.h"
+#include "bench/dedup/guest.h"
+
+#include "bench/dedup/kernel.h"
+#include "bench/dedup/writer.h"
 #include "memd/memd.h"
 
 #include <errno.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#define FAMILY      7
-#define WRITES      500
-#define BLOCK_PAGES RECIPE_BLOCK_PAGES
-#define ALIGN_BYTES (2ul << 20)
+#define HUGE_BYTES      (2ul << 20)
+#define CONNECT_S       10.0
+#define FIRST_WRITES    400u /* of each sort */
+#define FLAGS_KSM       (1ull << 21)
+#define ENTRY_HERE      (1ull << 63)
+#define ENTRY_FILE      (1ull << 61)
+#define ENTRY_PFN       ((1ull << 55) - 1)
+#define RAND_MULTIPLIER 0x9e3779b97f4a7c15ull
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
+struct guest {
+    const struct guest_config *config;
+    char *ram;
+    size_t npages;
+    struct memd *memd;
+    struct writer writer;
+};
 
-static double now_ns(void)
+static double thread_cpu_s(void)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
-/* ---- in the guest's process */
-
-static double time_first_writes(char *ram, size_t npages, const struct recipe *recipe)
+static int complain(const struct guest *guest, const char *what, int error)
 {
-    static uint8_t kind[BLOCK_PAGES];
-    static double ns[WRITES];
-    unsigned n = 0;
-
-    for (size_t block = 0; block < npages / BLOCK_PAGES && n < WRITES; block++) {
-        recipe_describe(block * BLOCK_PAGES, BLOCK_PAGES, recipe, kind, NULL);
-        for (size_t i = 0; i < BLOCK_PAGES && n < WRITES; i += 61) { /* spread over the block */
-            volatile char *byte = ram + (block * BLOCK_PAGES + i) * RECIPE_PAGE_BYTES;
-            if (kind[i] != RECIPE_DUP)
-                continue;
-            double begun = now_ns();
-            *byte = (char)n; /* a store alone: nothing has mapped the page for reading before */
-            ns[n++] = now_ns() - begun;
-        }
-    }
-    qsort(ns, n, sizeof ns[0], compare);
-    return n ? ns[n / 2] : 0;
+    fprintf(stderr, "dedup: guest %u: %s: %s\n", guest->config->number, what, strerror(-error));
+    return error;
 }
 
-static struct memd *enrol(const char *run_dir, unsigned number, char *ram, size_t bytes)
-{
-    char name[32];
-    struct memd *memd;
-    uint32_t region;
+/* ---------------------------------------------------------------- memory */
 
-    snprintf(name, sizeof name, "bench%u", number);
-    struct memd_options options = {
-        .size = sizeof options, .name = name, .domain = "bench", .run_dir = run_dir};
-    struct memd_region_desc desc = {
-        .size = sizeof desc, .hva = ram, .bytes = bytes, .node = -1, .name = "ram"};
-    int err = memd_open(&options, &memd);
-    if (!err)
-        err = memd_region_add(memd, &desc, &region);
-    if (err)
-        quit("guest %u: cannot enrol its memory: %s", number, strerror(-err));
-    return memd;
-}
-
-static void guest_main(enum side side, unsigned number, size_t bytes, const char *run_dir, int in, int out)
+static int fill(struct guest *guest, struct guest_answer *answer)
 {
-    struct recipe recipe = RECIPE_DEFAULT(number + 1, FAMILY);
-    char *map = mmap(NULL, bytes + ALIGN_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    char command = 'r';
+    const struct content *content = &guest->config->content;
+    size_t bytes = content->npages * BENCH_PAGE_BYTES;
+    char *map = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (map == MAP_FAILED)
-        quit("guest %u: no memory", number);
-    char *ram = map + (-(uintptr_t)map & (ALIGN_BYTES - 1));
-    madvise(ram, bytes, MADV_NOHUGEPAGE);
-    recipe_fill(ram, 0, bytes / RECIPE_PAGE_BYTES, &recipe);
-    if (side == SIDE_KSM && madvise(ram, bytes, MADV_MERGEABLE))
-        quit("guest %u: MADV_MERGEABLE: %s", number, strerror(errno));
-    if (side == SIDE_MEMD)
-        enrol(run_dir, number, ram, bytes);
-    do {
-        double answer = command == 'w' ? time_first_writes(ram, bytes / RECIPE_PAGE_BYTES, &recipe) : 0;
-        if (write(out, &answer, sizeof answer) != sizeof answer)
-            break;
-    } while (read(in, &command, 1) == 1 && command != 'q');
-    _exit(0);
+        return complain(guest, "memory", -errno);
+    guest->ram = map + (-(uintptr_t)map & (HUGE_BYTES - 1));
+    guest->npages = content->npages;
+    guest->writer =
+        (struct writer){.ram = guest->ram, .npages = guest->npages, .guest = guest->config->number};
+    if (madvise(guest->ram, bytes, content->kind == CONTENT_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+        return complain(guest, "transparent huge pages", -errno);
+    content_fill(guest->ram, content);
+    answer->value[0] = (double)(uintptr_t)guest->ram;
+    return 0;
 }
 
-/* ---- in the benchmark's */
-
-static double ask(struct guests *g, unsigned i, char command)
+static uint64_t check(const struct guest *guest)
 {
-    double answer;
+    static uint64_t id[CONTENT_BLOCK_PAGES], expected[BENCH_PAGE_BYTES / sizeof(uint64_t)];
+    uint64_t wrong = 0;
 
-    if ((command && write(g->command[i], &command, 1) != 1) ||
-        read(g->answer[i], &answer, sizeof answer) != sizeof answer)
-        quit("guest %u has died", i);
-    return answer;
-}
-
-void guests_start(struct guests *g, enum side side, unsigned n, size_t bytes, const char *run_dir)
-{
-    *g = (struct guests){.n = n, .bytes = bytes};
-    for (unsigned i = 0; i < n; i++) {
-        int in[2], out[2];
-        if (pipe(in) || pipe(out))
-            quit("pipe: %s", strerror(errno));
-        g->pid[i] = fork();
-        if (g->pid[i] < 0)
-            quit("fork: %s", strerror(errno));
-        if (!g->pid[i]) {
-            signal(SIGINT, SIG_IGN);
-            for (unsigned k = 0; k < i; k++) {
-                close(g->command[k]);
-                close(g->answer[k]);
-            }
-            close(in[1]);
-            close(out[0]);
-            guest_main(side, i, bytes, run_dir, in[0], out[1]);
+    for (size_t first = 0; first < guest->npages; first += CONTENT_BLOCK_PAGES) {
+        size_t n = guest->npages - first < CONTENT_BLOCK_PAGES ? guest->npages - first : CONTENT_BLOCK_PAGES;
+        content_describe(&guest->config->content, first, n, NULL, id);
+        for (size_t i = 0; i < n; i++) {
+            recipe_page(expected, id[i]);
+            wrong += memcmp(expected, guest->ram + (first + i) * BENCH_PAGE_BYTES, sizeof expected) != 0;
         }
-        close(in[0]);
-        close(out[1]);
-        g->command[i] = in[1];
-        g->answer[i] = out[0];
     }
-    for (unsigned i = 0; i < n; i++)
-        ask(g, i, 0);
+    return wrong;
 }
 
-double guests_first_write_ns(struct guests *g)
-{
-    double ns[GUESTS_MAX];
+/* ---------------------------------------------------------------- merging */
 
-    for (unsigned i = 0; i < g->n; i++)
-        ns[i] = ask(g, i, 'w');
-    qsort(ns, g->n, sizeof ns[0], compare);
-    return ns[g->n / 2];
+static int open_memd(struct guest *guest)
+{
+    struct memd_stats stats = {.size = sizeof stats};
+    double until_s = bench_now_s() + CONNECT_S;
+    char name[32];
+
+    snprintf(name, sizeof name, "bench%u", guest->config->number);
+    struct memd_options options = {
+        .size = sizeof options, .name = name, .domain = "bench", .run_dir = guest->config->run_dir};
+    int error = memd_open(&options, &guest->memd);
+    if (error)
+        return complain(guest, "opening memd's engine", error);
+    do {
+        bench_sleep(0.005);
+        error = memd_stats(guest->memd, &stats);
+        if (error)
+            return complain(guest, "memd's engine", error);
+    } while (!stats.connected && bench_now_s() < until_s);
+    return stats.connected ? 0 : complain(guest, "memd's engine did not reach the daemon", -ETIMEDOUT);
 }
 
-void guests_end(struct guests *g)
+static int enrol(struct guest *guest)
 {
-    for (unsigned i = 0; i < g->n; i++)
-        close(g->command[i]);
-    for (unsigned i = 0; i < g->n; i++) {
-        close(g->answer[i]);
-        waitpid(g->pid[i], NULL, 0);
+    struct memd_region_desc desc = {
+        .size = sizeof desc,
+        .hva = guest->ram,
+        .bytes = guest->npages * BENCH_PAGE_BYTES,
+        .node = -1,
+        .name = "ram",
+    };
+    uint32_t region;
+
+    if (!guest->memd)
+        return madvise(guest->ram, desc.bytes, MADV_MERGEABLE) ? complain(guest, "MADV_MERGEABLE", -errno)
+                                                               : 0;
+    int error = memd_region_add(guest->memd, &desc, &region);
+    return error ? complain(guest, "memd_region_add", error) : 0;
+}
+
+/* ---------------------------------------------------------------- first writes */
+
+struct page_probe {
+    int pagemap, kpageflags;
+};
+
+/* Merged: a page of KSM; a page of a file, which memd's frames are; or one that memd mapped and nobody read.
+ */
+static bool is_merged(const struct page_probe *probe, const char *at)
+{
+    uint64_t entry, flags;
+
+    if (pread(probe->pagemap, &entry, sizeof entry,
+              (off_t)((uintptr_t)at / BENCH_PAGE_BYTES * sizeof entry)) != sizeof entry)
+        return false;
+    if (!(entry & ENTRY_HERE) || entry & ENTRY_FILE)
+        return true;
+    if (pread(probe->kpageflags, &flags, sizeof flags, (off_t)((entry & ENTRY_PFN) * sizeof flags)) !=
+        sizeof flags)
+        return false;
+    return flags & FLAGS_KSM;
+}
+
+/* Writes what is there already: word 0 of a page is its content id. */
+static double time_write(char *at, uint64_t id)
+{
+    uint64_t begun = bench_now_ns();
+
+    *(volatile uint64_t *)at = id;
+    return (double)(bench_now_ns() - begun);
+}
+
+static int first_writes(const struct guest *guest, struct guest_answer *answer)
+{
+    static uint8_t kind[CONTENT_BLOCK_PAGES];
+    static uint64_t id[CONTENT_BLOCK_PAGES];
+    static double ns[2][FIRST_WRITES]; /* not read before, read before */
+    struct page_probe probe = {open("/proc/self/pagemap", O_RDONLY), open("/proc/kpageflags", O_RDONLY)};
+    size_t n[2] = {0, 0}, blocks = guest->npages / CONTENT_BLOCK_PAGES, step = 7;
+
+    if (probe.pagemap < 0 || probe.kpageflags < 0)
+        return complain(guest, "/proc/self/pagemap, /proc/kpageflags", -errno);
+    if (FIRST_WRITES * 2 / (blocks ? blocks : 1) < CONTENT_BLOCK_PAGES / 4 / 37)
+        step = 37; /* spread over the memory */
+    for (size_t block = 0; block < blocks; block++) {
+        content_describe(&guest->config->content, block * CONTENT_BLOCK_PAGES, CONTENT_BLOCK_PAGES, kind, id);
+        for (size_t i = 0; i < CONTENT_BLOCK_PAGES; i += step) {
+            char *at = guest->ram + (block * CONTENT_BLOCK_PAGES + i) * BENCH_PAGE_BYTES;
+            bool read_before = i / step % 2;
+            if (kind[i] != RECIPE_DUP || n[read_before] == FIRST_WRITES || !is_merged(&probe, at))
+                continue;
+            if (read_before)
+                (void)*(volatile char *)at;
+            ns[read_before][n[read_before]++] = time_write(at, id[i]);
+        }
     }
-    g->n = 0;
+    close(probe.pagemap);
+    close(probe.kpageflags);
+    for (int i = 0; i < 2; i++)
+        answer->value[i] = bench_median(ns[i], n[i]);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- random access */
+
+/* One bit a page: whether it may be written, being nobody else's. */
+static uint8_t *unique_pages(const struct guest *guest)
+{
+    uint8_t *kind = malloc(guest->npages);
+
+    if (kind)
+        content_describe(&guest->config->content, 0, guest->npages, kind, NULL);
+    return kind;
+}
+
+/* Reads, anywhere; some are followed by a write of the same, if the page is unique. */
+static int access_randomly(const struct guest *guest, const struct guest_order *order,
+                           struct guest_answer *answer)
+{
+    uint8_t *kind = unique_pages(guest);
+    uint64_t random = guest->config->number + 1, sum = 0;
+
+    if (!kind)
+        return complain(guest, "random access", -ENOMEM);
+    double begun_s = bench_now_s(), cpu_s = thread_cpu_s();
+    for (uint64_t i = 0; i < order->access.accesses; i++) {
+        random = random * RAND_MULTIPLIER + 1;
+        size_t page = (size_t)(((unsigned __int128)random * guest->npages) >> 64);
+        volatile uint64_t *word = (uint64_t *)(guest->ram + page * BENCH_PAGE_BYTES) + (random >> 20) % 512;
+        uint64_t value = *word;
+        if (kind[page] == RECIPE_UNIQUE && (random >> 13) % 100 < order->access.writes_percent)
+            *word = value;
+        sum += value;
+    }
+    answer->value[0] = bench_now_s() - begun_s;
+    answer->value[1] = thread_cpu_s() - cpu_s;
+    free(kind);
+    return sum == 1 ? -EIO : 0; /* so that the reads are not left out */
+}
+
+/* ---------------------------------------------------------------- orders */
+
+static int carry_out(struct guest *guest, const struct guest_order *order, struct guest_answer *answer)
+{
+    switch (order->op) {
+    case GUEST_FILL:
+        return fill(guest, answer);
+    case GUEST_OPEN:
+        return open_memd(guest);
+    case GUEST_ENROL:
+        return enrol(guest);
+    case GUEST_PAUSE:
+        return memd_pause(guest->memd);
+    case GUEST_RESUME:
+        return memd_resume(guest->memd);
+    case GUEST_FIRST_WRITE:
+        return first_writes(guest, answer);
+    case GUEST_CHECK:
+        answer->value[0] = (double)check(guest);
+        return 0;
+    case GUEST_ACCESS:
+        return access_randomly(guest, order, answer);
+    case GUEST_WORK:
+        answer->value[0] = writer_work(&guest->writer, &order->plan);
+        return 0;
+    case GUEST_READ_EVENTS:
+        answer->value[0] = (double)writer_read_events(&guest->writer, &order->plan);
+        return 0;
+    case GUEST_END:
+        break;
+    }
+    return 0;
+}
+
+void guest_main(const struct guest_config *config, int socket)
+{
+    struct guest guest = {.config = config};
+    struct guest_order order;
+
+    while (recv(socket, &order, sizeof order, 0) == sizeof order && order.op != GUEST_END) {
+        struct guest_answer answer = {0};
+        answer.error = carry_out(&guest, &order, &answer);
+        if (send(socket, &answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer)
+            break;
+    }
+    _exit(0); /* no close: as a VMM that ends */
 }

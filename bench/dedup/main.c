@@ -1,195 +1,193 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* See dedup.h. Every figure is a median over the runs; the sides take turns. */
-#include "bench/dedup/dedup.h"
+/* Theory of operation: see bench.h. */
+#include "bench/dedup/bench.h"
+#include "bench/dedup/cleanup.h"
+#include "bench/dedup/daemon.h"
+#include "bench/dedup/huge.h"
+#include "bench/dedup/ksm.h"
+#include "bench/dedup/report.h"
+#include "bench/dedup/settle.h"
+#include "bench/dedup/steady.h"
 
+#include <errno.h>
 #include <getopt.h>
-#include <signal.h>
-#include <stdarg.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RUNS_MAX 9
+enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
 
-static pid_t self;
+#define PATH_BYTES 512
 
-void quit(const char *format, ...)
-{
-    va_list args;
+static const char *const keys_settle[] = {SETTLE_KEYS, SETTLE_SCALE, NULL};
+static const char *const keys_steady[] = {STEADY_KEY, NULL};
+static const char *const keys_huge[] = {HUGE_KEYS, NULL};
 
-    fputs("dedup: ", stderr);
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fputc('\n', stderr);
-    if (getpid() == self)
-        exit(1);
-    _exit(1);
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Median of a field of `n` results. */
-static double median(const struct settled *run, unsigned n, size_t offset)
-{
-    double value[RUNS_MAX];
-
-    for (unsigned i = 0; i < n; i++)
-        memcpy(&value[i], (const char *)&run[i] + offset, sizeof value[i]);
-    qsort(value, n, sizeof value[0], compare);
-    return value[n / 2];
-}
-#define MEDIAN(side, field) median(run[side], setup.runs, offsetof(struct settled, field))
-
-struct row {
-    const char *key, *what, *unit;
-    double ksm, memd, ratio, target;
-    bool at_least; /* the target is a minimum */
-};
-
-static bool row_reached(const struct row *r)
-{
-    return r->at_least ? r->ratio >= r->target : r->ratio <= r->target;
-}
-
-static void print_table(const struct row *row, size_t n)
-{
-    printf("\n%-40s %12s %12s %9s %9s\n", "measure", "KSM", "memd", "ratio", "target");
-    for (size_t i = 0; i < n; i++)
-        printf("%-40s %12.2f %12.2f %9.2f %s%6.2f  %s\n", row[i].what, row[i].ksm, row[i].memd, row[i].ratio,
-               row[i].at_least ? ">=" : "<=", row[i].target, row_reached(&row[i]) ? "reached" : "missed");
-}
-
-static void write_json(const char *path, const struct setup *setup, const struct row *row, size_t n)
-{
-    FILE *f = fopen(path, "we");
-
-    if (!f)
-        quit("cannot write %s", path);
-    fprintf(f, "{\n  \"guests\": %u,\n  \"guest_mib\": %u,\n  \"runs\": %u", setup->guests, setup->mem_mib,
-            setup->runs);
-    for (size_t i = 0; i < n; i++)
-        fprintf(f,
-                ",\n  \"%s\": {\"value\": %.4f, \"target\": %.2f, \"reached\": %s, \"ksm\": %.4f, \"memd\": "
-                "%.4f, "
-                "\"unit\": \"%s\"}",
-                row[i].key, row[i].ratio, row[i].target, row_reached(&row[i]) ? "true" : "false", row[i].ksm,
-                row[i].memd, row[i].unit);
-    fprintf(f, "\n}\n");
-    if (fclose(f))
-        quit("cannot write %s", path);
-    printf("\n%s\n", path);
-}
+static const struct part {
+    const char *name;
+    const char *const *keys;
+} parts[] = {{"settle", keys_settle}, {"steady", keys_steady}, {"huge", keys_huge}};
+enum { PART_SETTLE, PART_STEADY, PART_HUGE, NPARTS };
 
 static const char help[] =
-    "usage: dedup [OPTION...]\n"
-    "memd and the kernel's KSM on the same contents, side by side: half zero, half of the rest duplicates in "
-    "runs\n"
-    "of 9 on average, the rest incompressible. Needs root, for KSM's settings, which are put back.\n\n"
-    "  --guests N   processes with guest RAM (default 8)\n"
-    "  --mem MIB    of each (default 256)\n"
-    "  --runs N     of each side; figures are medians (default 3)\n"
-    "  --quick      one run of four guests of 64 MiB\n"
-    "  --out FILE   the JSON (default BUILD/bench/dedup.json)\n"
-    "  --help       this text\n\n"
-    "Exit code: 0 all was measured (targets missed are said so), 1 error, 2 usage.\n";
+    "Usage: dedup [OPTION]...\n\n"
+    "memd and the kernel's KSM on the same memory contents, side by side: half zero pages, half of the rest\n"
+    "duplicates in runs of 9 on average, the rest incompressible. Needs root, for KSM's settings and page\n"
+    "frame numbers; the settings are put back at the end, whatever that is. docs/benchmarks.md tells what "
+    "is\n"
+    "measured and how.\n\n"
+    "  --quick            little memory, one round: whether everything works, in two minutes\n"
+    "  --only MEASURE     a part (settle, steady, huge) or a key of the JSON; may be given several times\n"
+    "  --guests N         guests (default 8, at most 8)\n"
+    "  --mem MIB          memory of each, a multiple of 128 (default 256)\n"
+    "  --rounds N         of each side, in turns; figures are medians (default 3)\n"
+    "  --build-dir DIR    where memd and memctl are (default: the directory above this program's)\n"
+    "  --out FILE         the JSON (default: bench/dedup.json in the build directory)\n"
+    "  --help             this text\n\n"
+    "Exit codes: 0 everything was measured (targets missed are said so), 1 failed, 2 usage.\n";
 
-static bool parse(int argc, char **argv, struct setup *setup, const char **ret_out)
+struct options {
+    struct bench bench;
+    bool wanted[NPARTS];
+    bool scaling;
+    const char *out;
+};
+
+static bool number_ok(const char *text, unsigned min, unsigned max, unsigned *ret_number)
 {
-    static const struct option options[] = {
+    char *end;
+    unsigned long number = strtoul(text, &end, 10);
+
+    if (*end || end == text || number < min || number > max)
+        return false;
+    *ret_number = (unsigned)number;
+    return true;
+}
+
+static bool want(struct options *options, const char *name)
+{
+    bool found = false;
+
+    for (int part = 0; part < NPARTS; part++) {
+        bool whole = !strcmp(parts[part].name, name);
+        for (const char *const *key = parts[part].keys; *key; key++) {
+            if (!whole && strcmp(*key, name))
+                continue;
+            options->wanted[part] = found = true;
+            options->scaling |= !strcmp(*key, SETTLE_SCALE);
+        }
+    }
+    return found;
+}
+
+static bool parse(int argc, char **argv, struct options *options)
+{
+    static const struct option longs[] = {
+        {"quick", no_argument, NULL, 'q'},
+        {"only", required_argument, NULL, 'o'},
         {"guests", required_argument, NULL, 'g'},
         {"mem", required_argument, NULL, 'm'},
-        {"runs", required_argument, NULL, 'r'},
-        {"quick", no_argument, NULL, 'q'},
-        {"out", required_argument, NULL, 'o'},
+        {"rounds", required_argument, NULL, 'r'},
+        {"build-dir", required_argument, NULL, 'b'},
+        {"out", required_argument, NULL, 'f'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
+    unsigned mib = 0;
+    bool ok = true, all = true;
 
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        if (c == 'g')
-            setup->guests = (unsigned)atoi(optarg);
-        else if (c == 'm')
-            setup->mem_mib = (unsigned)atoi(optarg);
-        else if (c == 'r')
-            setup->runs = (unsigned)atoi(optarg);
-        else if (c == 'o')
-            *ret_out = optarg;
-        else if (c == 'q')
-            setup->guests = 4, setup->mem_mib = 64, setup->runs = 1;
-        else if (c == 'h')
-            exit(fputs(help, stdout) < 0);
-        else
+    for (int c; ok && (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
+        switch (c) {
+        case 'q':
+            options->bench = (struct bench){options->bench.build_dir, 4, 128 * BENCH_MIB, 1, true};
+            break;
+        case 'o':
+            all = false;
+            ok = want(options, optarg);
+            break;
+        case 'g':
+            ok = number_ok(optarg, 2, BENCH_GUESTS_MAX / 8, &options->bench.guests);
+            break;
+        case 'm':
+            ok = number_ok(optarg, 128, 65536, &mib) && mib % 128 == 0;
+            options->bench.guest_bytes = mib * BENCH_MIB;
+            break;
+        case 'r':
+            ok = number_ok(optarg, 1, BENCH_ROUNDS_MAX, &options->bench.rounds);
+            break;
+        case 'b':
+            options->bench.build_dir = optarg;
+            break;
+        case 'f':
+            options->out = optarg;
+            break;
+        case 'h':
+            fputs(help, stdout);
+            exit(EXIT_OK);
+        default:
             return false;
+        }
+        if (!ok)
+            fprintf(stderr, "dedup: '%s' is not possible here\n", optarg);
     }
-    return optind == argc && setup->guests >= 1 && setup->guests <= GUESTS_MAX / 8 && setup->mem_mib >= 16 &&
-           setup->mem_mib % 16 == 0 && setup->mem_mib <= 4096 && setup->runs >= 1 && setup->runs <= RUNS_MAX;
+    for (int part = 0; all && part < NPARTS; part++)
+        want(options, parts[part].name);
+    return ok && optind == argc;
+}
+
+/* The build directory: what is above the directory of this program. */
+static const char *own_build_dir(void)
+{
+    static char path[PATH_BYTES];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+    if (n <= 0)
+        bench_die("/proc/self/exe: %s", strerror(errno));
+    path[n] = '\0';
+    return dirname(dirname(path));
+}
+
+static void check_memory(const struct bench *bench)
+{
+    long pages = sysconf(_SC_AVPHYS_PAGES);
+    size_t need = bench->guests * bench->guest_bytes * 3 / 2;
+
+    if (pages > 0 && (size_t)pages < need / BENCH_PAGE_BYTES)
+        bench_die("%zu MiB of free memory are needed; try --mem or --quick", need / BENCH_MIB);
 }
 
 int main(int argc, char **argv)
 {
-    struct setup setup = {.guests = 8, .mem_mib = 256, .runs = 3};
-    static struct settled run[2][RUNS_MAX];
-    char build_dir[256], path[300];
-    const char *out = path;
+    struct options options = {.bench = {.guests = 8, .guest_bytes = 256 * BENCH_MIB, .rounds = 3}};
+    struct bench *bench = &options.bench;
+    char out[PATH_BYTES];
 
-    self = getpid();
-    if (!parse(argc, argv, &setup, &out)) {
-        fputs(help, stderr);
-        return 2;
+    if (!parse(argc, argv, &options)) {
+        fputs("dedup --help tells more.\n", stderr);
+        return EXIT_USAGE;
     }
-    ssize_t n = readlink("/proc/self/exe", build_dir, sizeof build_dir - 1);
-    build_dir[n < 0 ? 0 : n] = '\0';
-    for (int i = 0; i < 2; i++) /* BUILD/bench/dedup */
-        *strrchr(build_dir, '/') = '\0';
-    setup.build_dir = build_dir;
-    snprintf(path, sizeof path, "%s/bench/dedup.json", build_dir);
-    signal(SIGPIPE, SIG_IGN);
+    if (!bench->build_dir)
+        bench->build_dir = own_build_dir();
+    snprintf(out, sizeof out, "%s/bench/dedup.json", bench->build_dir);
+    if (!options.out)
+        options.out = out;
     ksm_save();
-
-    size_t bytes = (size_t)setup.mem_mib << 20;
-    for (unsigned i = 0; i < setup.runs; i++)
-        for (int side = SIDE_KSM; side <= SIDE_MEMD; side++) {
-            run[side][i] = settle_run(&setup, side, setup.guests, bytes);
-            printf("run %u of %u, %-4s: 95%% saved after %.2f s and %.2f s of CPU; %.0f MiB saved\n", i + 1,
-                   setup.runs, side ? "memd" : "KSM", run[side][i].s, run[side][i].cpu_s,
-                   run[side][i].saved / 1048576);
-            fflush(stdout);
-        }
-    struct settled many = settle_run(&setup, SIDE_MEMD, setup.guests * 8, bytes / 8);
-    printf("%u guests of %zu MiB: %.2f s of CPU in all\n", setup.guests * 8, bytes / 8 >> 20,
-           many.total_cpu_s);
-
-    double ksm_s = MEDIAN(SIDE_KSM, s), memd_s = MEDIAN(SIDE_MEMD, s);
-    double ksm_cpu = MEDIAN(SIDE_KSM, cpu_s), memd_cpu = MEDIAN(SIDE_MEMD, cpu_s);
-    double ksm_net = MEDIAN(SIDE_KSM, net), memd_net = MEDIAN(SIDE_MEMD, net);
-    double ksm_write = MEDIAN(SIDE_KSM, first_write_ns), memd_write = MEDIAN(SIDE_MEMD, first_write_ns);
-    double few = MEDIAN(SIDE_MEMD, total_cpu_s);
-    const struct row rows[] = {
-        {"settle_speedup", "time to settle, s", "s", ksm_s, memd_s, ksm_s / memd_s, 5, true},
-        {"settle_cpu_ratio", "CPU to settle, s", "s", ksm_cpu, memd_cpu, ksm_cpu / memd_cpu, 5, true},
-        {"net_saved_ratio", "net saved, MiB", "MiB", ksm_net / 1048576, memd_net / 1048576,
-         memd_net / ksm_net, 1, true},
-        {"available_gained_ratio", "MemAvailable gained, MiB", "MiB", MEDIAN(SIDE_KSM, available) / 1048576,
-         MEDIAN(SIDE_MEMD, available) / 1048576, MEDIAN(SIDE_MEMD, available) / MEDIAN(SIDE_KSM, available),
-         1, true},
-        {"metadata_bytes_per_page", "metadata per page, bytes", "bytes", MEDIAN(SIDE_KSM, metadata_per_page),
-         MEDIAN(SIDE_MEMD, metadata_per_page), MEDIAN(SIDE_MEMD, metadata_per_page), 20, false},
-        {"metadata_with_vmas_bytes_per_page", "the same with VMAs, bytes", "bytes",
-         MEDIAN(SIDE_KSM, with_vmas_per_page), MEDIAN(SIDE_MEMD, with_vmas_per_page),
-         MEDIAN(SIDE_MEMD, with_vmas_per_page), 40, false},
-        {"cow_ratio", "first write to a merged page, ns", "ns", ksm_write, memd_write, memd_write / ksm_write,
-         1.2, false},
-        {"vm_scaling", "CPU, 8 times the guests (memd), s", "s", few, many.total_cpu_s,
-         many.total_cpu_s / few, 1.3, false},
-    };
-    print_table(rows, sizeof rows / sizeof rows[0]);
-    write_json(out, &setup, rows, sizeof rows / sizeof rows[0]);
-    return 0;
+    check_memory(bench);
+    daemon_prepare();
+    cleanup_start(ksm_restore, (const char *const[]){daemon_run_dir(), daemon_work_dir()});
+    bench_say("%u guests of %zu MiB, %u round%s, memd of %s", bench->guests, bench->guest_bytes / BENCH_MIB,
+              bench->rounds, bench->rounds > 1 ? "s" : "", bench->build_dir);
+    if (options.wanted[PART_SETTLE])
+        settle_measure(bench, options.scaling);
+    if (options.wanted[PART_STEADY])
+        steady_measure(bench);
+    if (options.wanted[PART_HUGE])
+        huge_measure(bench);
+    report_print(bench);
+    report_write(bench, options.out);
+    printf("\n%s\n", options.out);
+    return EXIT_OK;
 }

@@ -1,145 +1,165 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One side, once: guests are filled and quiet; merging starts; memory and CPU time are sampled until nothing
- * more is found. "Settled" is when 95% of what is saved in the end was. The same rule for both sides: memory
- * is the PSS of guests and daemon (pages used by several count in parts), plus blocks of frame stores nobody
- * maps, plus KSM's own items, which no PSS shows.
+ * Theory of operation: see settle.h. After a round every guest checks all its memory: a fast merge that loses
+ * a page counts for nothing.
+ *
+ * Net savings are what PSS and store blocks fell by, less what the kernel keeps for it: KSM's items and the
+ * growth of the VMA slabs, on both sides. The whole of memd's own memory is in there. MemAvailable stands
+ * beside it; other programs of the machine move it, too.
  */
-#include "bench/dedup/dedup.h"
+#include "bench/dedup/settle.h"
+
+#include "bench/dedup/daemon.h"
+#include "bench/dedup/report.h"
+#include "bench/dedup/side.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
-#define SAMPLES_MAX 2000
-#define SAMPLE_US   25000
-#define LIMIT_S     60.0
-#define KSM_ITEM \
-    64 /* bytes of a struct ksm_rmap_item on 64-bit machines; one for each page KSM has looked at */
-#define QUIET_S 1.5 /* guests rest before merging starts; nothing new for so long afterwards */
+#define SCALE 8u /* times as many guests */
 
-static const char *const vma_slabs[] = {"vm_area_struct", "anon_vma", "anon_vma_chain", "maple_node"};
-#define N(a) (sizeof(a) / sizeof(a)[0])
-
-struct sample {
-    double s, used, cpu_s;
+struct round {
+    struct side_curve curve;
+    double net, available;          /* bytes */
+    double metadata, with_vmas;     /* bytes of a page */
+    double write_ns, write_read_ns; /* a first write; the same after a read */
 };
 
-struct side_run {
-    enum side side;
-    struct guests guests;
-    struct daemon daemon;
-    pid_t ksmd;
-};
-
-static double cpu_s(const struct side_run *r)
+static void check(struct side *side)
 {
-    uint64_t ns = 0;
+    double wrong = fleet_do(&side->fleet, GUEST_CHECK);
 
-    for (unsigned i = 0; i < r->guests.n; i++)
-        ns += count_cpu_ns(r->guests.pid[i]);
-    ns += count_cpu_ns(r->side == SIDE_KSM ? r->ksmd : r->daemon.pid);
-    return (double)ns * 1e-9;
+    if (wrong > 0)
+        bench_die("%.0f pages of %s's guests do not hold what was written there", wrong,
+                  bench_side_name(side->kind));
 }
 
-static double pss(const struct side_run *r)
+static void time_writes(struct side *side, struct round *round)
 {
-    uint64_t bytes = r->side == SIDE_MEMD ? count_pss(r->daemon.pid) : 0;
-
-    for (unsigned i = 0; i < r->guests.n; i++)
-        bytes += count_pss(r->guests.pid[i]);
-    return (double)bytes;
-}
-
-/* The slab of the items is merged with others of its size: the processes' own count tells. */
-static double ksm_items(const struct side_run *r)
-{
-    uint64_t n = 0;
-
-    for (unsigned i = 0; i < r->guests.n; i++)
-        n += count_ksm_items(r->guests.pid[i]);
-    return (double)n * KSM_ITEM;
-}
-
-static bool finished(struct side_run *r, uint64_t scans_before)
-{
-    if (r->side == SIDE_KSM)
-        return ksm_value("full_scans") >= scans_before + 3;
-    return daemon_is_settled(&r->daemon);
-}
-
-static unsigned watch(struct side_run *r, double begun, double cpu_before, struct sample *ret_sample)
-{
-    uint64_t scans = ksm_value("full_scans");
-    double done_s = 0;
+    const struct guest_order order = {.op = GUEST_FIRST_WRITE};
+    double plain[BENCH_GUESTS_MAX], after_read[BENCH_GUESTS_MAX];
     unsigned n = 0;
 
-    while (n < SAMPLES_MAX) {
-        double now = count_now_s() - begun;
-        ret_sample[n] = (struct sample){.s = now, .used = pss(r), .cpu_s = cpu_s(r) - cpu_before};
-        n++;
-        if (now > LIMIT_S)
-            quit("nothing settled within %.0f s", LIMIT_S);
-        if (!done_s && n % 8 == 0 && finished(r, scans))
-            done_s = now;
-        if (done_s && now - done_s > QUIET_S)
-            break;
-        usleep(SAMPLE_US);
+    for (unsigned i = 0; i < side->fleet.n; i++) {
+        struct guest_answer answer = fleet_ask(&side->fleet, i, &order);
+        if (answer.value[0] == 0 || answer.value[1] == 0)
+            continue; /* nothing merged in this guest */
+        plain[n] = answer.value[0];
+        after_read[n++] = answer.value[1];
     }
-    return n;
+    round->write_ns = bench_median(plain, n);
+    round->write_read_ns = bench_median(after_read, n);
 }
 
-static void start(struct side_run *r, const struct setup *setup, unsigned guests, size_t bytes)
+static void report_round(const struct side *side, const struct round *round, const struct side_cost *cost,
+                         unsigned number)
 {
-    if (r->side == SIDE_MEMD) {
-        ksm_run(2);
-        daemon_start(&r->daemon, setup->build_dir);
-        guests_start(&r->guests, r->side, guests, bytes, r->daemon.run_dir);
-    } else {
-        ksm_fastest();
-        r->ksmd = count_find_kthread("ksmd");
-        guests_start(&r->guests, r->side, guests, bytes, NULL);
-    }
-    usleep((useconds_t)(QUIET_S * 1e6));
+    char group[32];
+
+    snprintf(group, sizeof group, "settle_%s_%u", bench_side_name(side->kind), number);
+    report_raw(group, round->curve.s, "settled_s");
+    report_raw(group, round->curve.cpu_s, "settled_cpu_s");
+    report_raw(group, round->curve.end_cpu_s, "end_cpu_s");
+    report_raw(group, round->curve.idle_cpus, "idle_cpus");
+    report_raw(group, round->curve.samples, "samples");
+    if (side->kind == BENCH_KSM)
+        report_raw(group, (double)round->curve.full_scans, "full_scans");
+    report_raw(group, (double)side->used_before, "used_before_bytes");
+    report_raw(group, (double)round->curve.saved, "saved_bytes");
+    report_raw(group, round->net, "net_saved_bytes");
+    report_raw(group, round->available, "available_gained_bytes");
+    report_raw(group, (double)side_unmapped_bytes(side), "unmapped_bytes");
+    report_raw(group, (double)cost->items, "ksm_items_bytes");
+    report_raw(group, (double)cost->own, "memd_own_bytes");
+    report_raw(group, (double)cost->memfds, "memd_memfd_bytes");
+    report_raw(group, (double)side->own_before, "own_before_bytes");
+    report_raw(group, (double)cost->slabs, "vma_slab_bytes");
+    report_raw(group, cost->maps, "mappings_added");
+    report_raw(group, round->write_ns, "first_write_ns");
+    report_raw(group, round->write_read_ns, "first_write_after_read_ns");
 }
 
-struct settled settle_run(const struct setup *setup, enum side side, unsigned guests, size_t bytes)
+static struct round run_round(const struct bench *bench, enum bench_side kind,
+                              const struct side_content *content, unsigned number)
 {
-    static struct sample sample[SAMPLES_MAX];
-    struct side_run r = {.side = side};
-    double npages = (double)guests * (double)bytes / 4096;
-    struct settled out = {0};
+    double npages = (double)content->guests * (double)content->guest_bytes / BENCH_PAGE_BYTES;
+    struct round round = {0};
+    struct side side;
 
-    start(&r, setup, guests, bytes);
-    double vmas_before = (double)count_slab(vma_slabs, N(vma_slabs));
-    double used_before = pss(&r), available = (double)count_available(), cpu_before = cpu_s(&r);
-    double begun = count_now_s();
-    if (side == SIDE_KSM)
-        ksm_run(1);
-    else
-        daemon_merge_on(&r.daemon);
-    unsigned n = watch(&r, begun, cpu_before, sample);
-    out.available = (double)count_available() - available;
-    double unmapped = side == SIDE_MEMD ? (double)daemon_unmapped_store(&r.daemon, &r.guests) : 0;
-    double items = side == SIDE_KSM ? ksm_items(&r) : 0;
-    double vmas = (double)count_slab(vma_slabs, N(vma_slabs)) - vmas_before;
-    double metadata = side == SIDE_KSM ? items : (double)daemon_total(&r.daemon, "metadata_bytes");
+    side_begin(bench, kind, content, &side);
+    round.curve = side_watch(&side);
+    round.available = (double)kernel_available_bytes() - (double)side.available_before;
+    struct side_cost cost = side_cost(&side);
+    round.net = (double)round.curve.saved - (double)cost.items - (double)cost.slabs;
+    round.metadata = (double)(cost.items + cost.own) / npages;
+    round.with_vmas = round.metadata + (double)cost.slabs / npages;
+    time_writes(&side, &round);
+    report_round(&side, &round, &cost, number);
+    if (kind == BENCH_MEMD)
+        report_status(daemon_status(bench));
+    check(&side);
+    side_end(&side);
+    bench_say("%u guests of %zu MiB, %s: settled in %.2f s with %.2f s of CPU; %.0f MiB saved net, %.1f B of "
+              "metadata a page (%.1f with VMAs), first write %.2f us",
+              content->guests, content->guest_bytes / BENCH_MIB, bench_side_name(kind), round.curve.s,
+              round.curve.cpu_s, round.net / BENCH_MIB, round.metadata, round.with_vmas,
+              round.write_ns / 1000);
+    return round;
+}
 
-    out.saved = used_before - sample[n - 1].used - unmapped;
-    /* memd's own memory is in the PSS of its processes, before as after; KSM's is in no PSS */
-    out.net = side == SIDE_KSM ? out.saved - items : out.saved;
-    out.metadata_per_page = metadata / npages;
-    out.with_vmas_per_page = (metadata + (vmas > 0 ? vmas : 0)) / npages;
-    for (unsigned i = 0; i < n && !out.s; i++)
-        if (used_before - sample[i].used >= 0.95 * (used_before - sample[n - 1].used)) {
-            out.s = sample[i].s;
-            out.cpu_s = sample[i].cpu_s;
-        }
-    out.total_cpu_s = sample[n - 1].cpu_s;
-    out.first_write_ns = guests_first_write_ns(&r.guests);
-    if (side == SIDE_KSM)
-        ksm_run(0);
-    guests_end(&r.guests);
-    if (side == SIDE_MEMD)
-        daemon_end(&r.daemon);
-    return out;
+static double median_of(const struct round *round, unsigned n, size_t offset)
+{
+    double value[BENCH_ROUNDS_MAX];
+
+    for (unsigned i = 0; i < n; i++)
+        value[i] = *(const double *)((const char *)&round[i] + offset);
+    return bench_median(value, n);
+}
+#define MEDIAN(side, field) median_of(round[side], bench->rounds, offsetof(struct round, field))
+
+static void measure_scaling(const struct bench *bench, double few_cpu_s)
+{
+    struct side_content content = {.guests = bench->guests * SCALE,
+                                   .guest_bytes = bench->guest_bytes / SCALE,
+                                   .machine_bytes = bench->guest_bytes,
+                                   .kind = CONTENT_PLAIN};
+    struct round many[BENCH_ROUNDS_MAX];
+
+    for (unsigned i = 0; i < bench->rounds; i++) {
+        many[i] = run_round(bench, BENCH_MEMD, &content, 100 + i);
+        report_raw("vm_scaling", many[i].curve.cpu_s, "cpu_s_%u", i);
+        report_raw("vm_scaling", many[i].curve.idle_cpus, "idle_cpus_%u", i);
+    }
+    double many_cpu_s = median_of(many, bench->rounds, offsetof(struct round, curve.cpu_s));
+    report_measure(SETTLE_SCALE, few_cpu_s, many_cpu_s, many_cpu_s / few_cpu_s);
+}
+
+void settle_measure(const struct bench *bench, bool scaling)
+{
+    struct round round[BENCH_NSIDES][BENCH_ROUNDS_MAX];
+    struct side_content content = {.guests = bench->guests,
+                                   .guest_bytes = bench->guest_bytes,
+                                   .machine_bytes = bench->guest_bytes,
+                                   .kind = CONTENT_PLAIN};
+
+    for (unsigned i = 0; i < bench->rounds; i++)
+        for (enum bench_side kind = 0; kind < BENCH_NSIDES; kind++)
+            round[kind][i] = run_round(bench, kind, &content, i);
+
+    double ksm = MEDIAN(BENCH_KSM, curve.s), memd = MEDIAN(BENCH_MEMD, curve.s);
+    report_measure("settle_speedup", ksm, memd, ksm / memd);
+    ksm = MEDIAN(BENCH_KSM, curve.cpu_s);
+    memd = MEDIAN(BENCH_MEMD, curve.cpu_s);
+    report_measure("settle_cpu_ratio", ksm, memd, ksm / memd);
+    if (scaling)
+        measure_scaling(bench, memd);
+    ksm = MEDIAN(BENCH_KSM, net) / BENCH_MIB;
+    memd = MEDIAN(BENCH_MEMD, net) / BENCH_MIB;
+    report_measure("net_saved_ratio", ksm, memd, memd / ksm);
+    memd = MEDIAN(BENCH_MEMD, metadata);
+    report_measure("metadata_bytes_per_page", MEDIAN(BENCH_KSM, metadata), memd, memd);
+    memd = MEDIAN(BENCH_MEMD, with_vmas);
+    report_measure("metadata_with_vmas_bytes_per_page", MEDIAN(BENCH_KSM, with_vmas), memd, memd);
+    ksm = MEDIAN(BENCH_KSM, write_ns) / 1000;
+    memd = MEDIAN(BENCH_MEMD, write_ns) / 1000;
+    report_measure("cow_ratio", ksm, memd, memd / ksm);
 }

@@ -27,10 +27,10 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx)
     struct answer *answer = ctx;
     size_t bytes = size * count;
 
-    if (bytes > ANSWER_BYTES_MAX - answer->bytes)
+    if (!bytes || bytes > ANSWER_BYTES_MAX - answer->bytes)
         return 0;
     char *text = realloc(answer->text, answer->bytes + bytes);
-    if (!text && bytes)
+    if (!text)
         return 0;
     memcpy(text + answer->bytes, data, bytes);
     answer->text = text;

@@ -27,8 +27,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define THREAD_STACK_BYTES (512u * 1024u) /* jansson recurses, at most 2048 deep */
-#define DISCARD_BYTES      (1u << 20)     /* of a body too large: read on this far to answer, then hang up */
+#define THREAD_STACK_BYTES (1u << 20) /* jansson recurses, at most 2048 deep */
+#define DISCARD_BYTES      (1u << 20) /* of a body too large: read on this far to answer, then hang up */
 
 struct control {
     struct core *core;

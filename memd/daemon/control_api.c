@@ -75,6 +75,10 @@ static void reply_core_error(struct control_reply *reply, int result, const char
 
     if (error == ENOENT && vm)
         reply_error(reply, error, "no VM '%.64s' is connected", vm);
+    else if (error == EBUSY)
+        reply_error(reply, error, "other jobs or requests are in the way; try again when they have ended");
+    else if (error == ESHUTDOWN)
+        reply_error(reply, error, "memd is ending");
     else if (error == ETIMEDOUT)
         reply_error(reply, error, "the daemon did not answer within %d s; try again",
                     CORE_CALL_TIMEOUT_MS / 1000);

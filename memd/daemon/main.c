@@ -147,8 +147,8 @@ static int background_detach(const char *state_dir)
 
 static void say_ready(const struct config *config)
 {
-    printf("memd: ready, version %s, pid %ld, run directory %s, merging %s\n", MEMD_VERSION, (long)getpid(),
-           config->core.run_dir, config->core.merge ? "on" : "off");
+    printf("memd: ready, version %s, pid %ld, run directory %s\n", MEMD_VERSION, (long)getpid(),
+           config->core.run_dir);
     fflush(stdout);
     sd_notifyf(0, "READY=1\nMAINPID=%ld\nSTATUS=Serving %s", (long)getpid(), config->core.run_dir);
 }

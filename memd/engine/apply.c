@@ -307,24 +307,31 @@ static void refused(struct op *op, uint32_t i)
         op->m->pin_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
 }
 
+/* A page that a child has shared is not the VMM's alone until a write shows the kernel that nobody shares it
+ * any more: then it can be moved. A page that refuses is there, so nothing is brought into being. */
+static bool made_exclusive(struct op *op, uint32_t i)
+{
+    return op->m->forked && !madvise(page_hva(op->r, op->first + i), PAGE_BYTES, MADV_POPULATE_WRITE);
+}
+
 /* Moves what can be moved; pages that refuse stay, and so does what follows too many of them. */
 static void move_aside(struct op *op, struct plan_span s)
 {
+    uint32_t tried = UINT32_MAX; /* page that has been made exclusive already */
     unsigned refusals = 0;
 
     for (uint32_t i = s.first; i < s.end && refusals < REFUSALS_MAX;) {
-        uint32_t n = s.end - i;
         uint64_t moved = 0;
-        int err = hold_move(op->m, op->park + (i - s.first), page_hva(op->r, op->first + i), n, &moved);
-        /* a boundary between mappings that did not join, further on */
-        while ((err == -EINVAL || err == -ENOENT) && !moved && n > 1) {
-            n /= 2;
-            err = hold_move(op->m, op->park + (i - s.first), page_hva(op->r, op->first + i), n, &moved);
-        }
+        int err =
+            hold_move(op->m, op->park + (i - s.first), page_hva(op->r, op->first + i), s.end - i, &moved);
         for (; moved; moved--)
             op->fate[i++] = FATE_HOLE;
         if (!err)
             continue;
+        if (err == -EBUSY && i != tried && made_exclusive(op, i)) {
+            tried = i;
+            continue;
+        }
         refusals++;
         if (err == -EBUSY)
             refused(op, i);
@@ -358,29 +365,26 @@ static void judge_page(struct op *op, uint32_t i, const void *aside)
     }
 }
 
+struct judging {
+    struct op *op;
+    uint32_t first;
+};
+
+static void judge_range(void *ctx, uint32_t i, uint32_t npages)
+{
+    const struct judging *j = ctx;
+    struct op *op = j->op;
+
+    for (uint32_t k = i; k < i + npages; k++)
+        judge_page(op, j->first + k, op->m->parking + (op->park + k) * PAGE_BYTES);
+}
+
 /* Looks at what is aside. Where nothing is, nothing may be touched: the access would wait for us. */
 static void judge(struct op *op, struct plan_span s)
 {
-    /* the kernel's shared zero page need not go back: nothing there reads the same */
-    static const struct scan_query there = {.inverted = PAGE_IS_PFNZERO,
-                                            .mask = PAGE_IS_PFNZERO,
-                                            .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                                            .ret = PAGE_IS_PRESENT};
-    struct page_region vec[64];
-    const char *park = op->m->parking + op->park * PAGE_BYTES;
-    uint64_t at = (uintptr_t)park, end = at + (s.end - s.first) * PAGE_BYTES, walked;
+    struct judging j = {op, s.first};
 
-    while (at < end) {
-        int n = pagemap_scan(op->m, (void *)at, end - at, &there, vec, 64, &walked);
-        if (n < 0 || walked <= at)
-            /* not known what is there; PAGEMAP_SCAN on our own memory does not fail */
-            log_msg(op->m, MEMD_LOG_ERROR, "looking at the parking area failed (%d), trying again", -n);
-        for (int k = 0; k < n; k++)
-            for (uint64_t a = vec[k].start; a < vec[k].end; a += PAGE_BYTES)
-                judge_page(op, s.first + (uint32_t)((a - (uintptr_t)park) >> PAGE_SHIFT), (void *)a);
-        if (n >= 0 && walked > at)
-            at = walked;
-    }
+    hold_each(op->m, op->park, s.end - s.first, judge_range, &j);
 }
 
 static void map_frames(struct op *op, struct plan_span s)
@@ -394,8 +398,7 @@ static void map_frames(struct op *op, struct plan_span s)
         int err = place_store(op->m, op->r, op->first + i, end - i, op->frame[i]);
         if (!err)
             continue;
-        op->m->map_count_short = true;
-        op->m->map_count_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
+        map_count_hit(op->m);
         for (uint32_t k = i; k < end; k++) {
             op->fate[k] = FATE_BACK;
             op->why[k] = err == -ENOMEM ? WIRE_WHY_MAP_COUNT : WIRE_WHY_NOMEM;
@@ -474,6 +477,8 @@ static void span_apply(struct op *op, struct plan_span s)
     int err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     if (err) {
         chunk_unlock(op->c);
+        if (err == -ENOMEM)
+            map_count_hit(m);
         for (uint32_t i = s.first; i < s.end; i++) {
             op->why[i] = err == -ENOMEM ? WIRE_WHY_MAP_COUNT : WIRE_WHY_STATE;
             if (op->kind[i] == PLAN_TARGET)

@@ -73,8 +73,10 @@ static void discard_piece(struct memd *m, struct region *r, uint32_t page, uint3
         page_set(r, p, entry_make(state, (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
         pending_clear(r, p);
     }
-    if (store)
+    if (store) {
+        r->chunks[chunk_of(r, page)].islands = true;
         chunk_count_vmas(m, r, chunk_of(r, page));
+    }
 }
 
 int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes)

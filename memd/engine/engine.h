@@ -62,6 +62,7 @@ enum {
     VMA_NOHUGE = 1 << 2,
     VMA_HUGE = 1 << 3,
     VMA_MERGEABLE = 1 << 4,
+    VMA_NORESERVE = 1 << 5,
 };
 
 /* Part of a region that takes part: private anonymous memory with one set of attributes. */
@@ -80,6 +81,7 @@ struct chunk {
     bool surveyed : 1; /* its hashes were sent */
     bool drops : 1;    /* has entries with F_DROPPING still to be reported */
     bool store : 1;    /* has, or had, store mappings */
+    bool islands : 1;  /* fresh memory was put between store mappings, see rejoin.c */
     bool todo : 1;     /* has zero pages to be dropped, see apply.c */
 };
 static_assert(sizeof(struct chunk) <= 8, "8 bytes per 2 MiB");
@@ -197,6 +199,7 @@ struct memd {
     struct region *_Atomic regions[MEMD_REGIONS_MAX];
     uint32_t parked; /* parking pages in use or dirty since the last release */
     uint32_t region_serial;
+    bool forked;       /* memory was shared with a child: its pages may need a write to be movable again */
     bool locks_future; /* mlockall(MCL_FUTURE): every new mapping is filled at once */
     bool drops_left;   /* some chunk has F_DROPPING entries */
     struct plan_costs costs;
@@ -334,7 +337,11 @@ void hold_release(struct memd *m, bool force);       /* give the parking pages b
 uint32_t hold_room(struct memd *m, uint32_t npages); /* parking pages for that many; the caller fills them */
 int hold_move(struct memd *m, uint32_t park, char *hva, uint32_t npages,
               uint64_t *ret_npages); /* holes too */
+/* Calls fn for each range of parking pages with something in it; i counts from `park`. */
+typedef void hold_fn(void *ctx, uint32_t i, uint32_t npages);
+void hold_each(struct memd *m, uint32_t park, uint32_t npages, hold_fn *fn, void *ctx);
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages);
+void map_count_hit(struct memd *m); /* a mapping was refused: no merges for a while, and it is said so */
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err);
 
 /* ---- apply.c; work held */
@@ -357,6 +364,10 @@ void scan_forget(struct memd *m, struct region *r, uint32_t chunk); /* all its p
 int scan_break_huge(struct memd *m, struct region *r, uint32_t page);
 bool page_is_zero(const void *page);
 uint64_t page_hash(const void *page);
+
+/* ---- rejoin.c; work held */
+void rejoin_widen(const struct region *r, uint32_t *page, uint32_t *end);
+void rejoin_chunk(struct memd *m, struct region *r, uint32_t chunk); /* one mapping again, if it can be */
 
 /* ---- heal.c; work held */
 int heal_pages(struct memd *m, struct region *r, uint32_t page, uint32_t npages, const uint64_t *only,

@@ -94,8 +94,10 @@ static void parent(void)
     unsigned slot = 0;
 
     for (struct memd *m = engines; m; m = m->next)
-        if (shares_fork(m))
+        if (shares_fork(m)) {
             advise(m, MADV_DONTFORK);
+            m->forked = true;
+        }
     if (fork_pipe[0] >= 0) {
         close(fork_pipe[1]);
         pid_t pid = hear_pid();
@@ -123,6 +125,11 @@ static void parent(void)
 static void child(void)
 {
     for (struct memd *m = engines; m; m = m->next) {
+        for (unsigned i = 0; i < m->session.nstores; i++)
+            close(m->session.store_fd[i]);
+        for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+            if (m->regions[i])
+                close(m->regions[i]->map_fd);
         const int fds[] = {m->session.sock, m->session.kick_up, m->session.kick_down, m->uffd_a,
                            m->uffd_b,       m->pagemap,         m->wake_worker,       m->wake_fault};
         for (unsigned i = 0; i < sizeof fds / sizeof *fds; i++)

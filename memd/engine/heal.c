@@ -210,8 +210,13 @@ static int bring_home(struct memd *m, struct heal *h, uint32_t page, uint32_t en
         hold_release(m, true);
         return err;
     }
+    uint32_t first = page, last = end;
+    rejoin_widen(r, &first, &last);
+    if (uffd_register(m->uffd_a, page_hva(r, first), (last - first) * PAGE_BYTES,
+                      UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING))
+        first = page, last = end; /* no mappings left: it stays one of its own */
     hold_return(m, r, &run, 0, n);
-    hold_end(m, r, page, n);
+    hold_end(m, r, first, last - first);
     refs_drop(m, r, page, n, WIRE_DROP_UNMERGED);
     for (uint32_t p = page; p < end; p++) {
         uint64_t e = page_get(r, p);
@@ -276,8 +281,10 @@ int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left)
         int err = heal_range(m, r, first, chunk_end(r, c) - first, &left);
         if (err)
             return err;
-        if (!left)
+        if (!left) {
             r->chunks[c].store = false;
+            rejoin_chunk(m, r, c);
+        }
         total += left;
     }
     hold_release(m, true);

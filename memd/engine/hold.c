@@ -74,14 +74,48 @@ uint32_t hold_room(struct memd *m, uint32_t npages)
     return m->parked - npages;
 }
 
+/* Neighbouring mappings that did not join can't be filled in one call. */
+static bool crosses_mappings(int err)
+{
+    return err == -EINVAL || err == -ENOENT;
+}
+
 int hold_move(struct memd *m, uint32_t park, char *hva, uint32_t npages, uint64_t *ret_npages)
 {
     uint64_t moved = 0;
-    int err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, npages * PAGE_BYTES,
-                        UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
+    int err;
 
+    for (uint32_t n = npages;; n /= 2) {
+        err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, n * PAGE_BYTES,
+                        UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
+        if (moved || n == 1 || !crosses_mappings(err))
+            break;
+    }
     *ret_npages = moved / PAGE_BYTES;
     return err;
+}
+
+void hold_each(struct memd *m, uint32_t park, uint32_t npages, hold_fn *fn, void *ctx)
+{
+    /* the kernel's shared zero page need not go back: nothing there reads the same */
+    static const struct scan_query there = {.inverted = PAGE_IS_PFNZERO,
+                                            .mask = PAGE_IS_PFNZERO,
+                                            .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                                            .ret = PAGE_IS_PRESENT};
+    struct page_region vec[64];
+    uint64_t base = (uintptr_t)m->parking + park * PAGE_BYTES, at = base, end = at + npages * PAGE_BYTES;
+
+    while (at < end) {
+        uint64_t walked = at;
+        int n = pagemap_scan(m, (void *)at, end - at, &there, vec, 64, &walked);
+        for (int k = 0; k < n; k++)
+            fn(ctx, (uint32_t)((vec[k].start - base) >> PAGE_SHIFT),
+               (uint32_t)((vec[k].end - vec[k].start) >> PAGE_SHIFT));
+        if (n < 0 || walked <= at) /* not known what is there; PAGEMAP_SCAN on our own memory does not fail */
+            log_msg(m, MEMD_LOG_ERROR, "looking at the parking area failed (%d), trying again", -n);
+        else
+            at = walked;
+    }
 }
 
 /* Moving costs a flush, copying a copy of each page. */
@@ -90,12 +124,6 @@ static bool copy_is_cheaper(const struct memd *m, uint32_t npages)
     double flush = npages > PLAN_FLUSH_PAGES ? m->costs.flush_all_ns : npages * m->costs.flush_page_ns;
 
     return npages * m->costs.copy_ns < flush;
-}
-
-/* Neighbouring mappings that did not join can't be filled in one call. */
-static bool crosses_mappings(int err)
-{
-    return err == -EINVAL || err == -ENOENT;
 }
 
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages)
@@ -135,10 +163,16 @@ void hold_return(struct memd *m, struct region *r, const struct hold_run *run, u
     hold_back(m, page_hva(r, run->page + skip), run->park + skip, npages);
 }
 
+void map_count_hit(struct memd *m)
+{
+    m->map_count_short = true;
+    m->map_count_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
+}
+
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err)
 {
     atomic_store(&c->missing, 1);
-    m->map_count_short = true;
+    map_count_hit(m);
     log_msg(m, MEMD_LOG_WARN, "first touches of %u pages go through the fault server: out of mappings (%d)",
             npages, -err);
 }

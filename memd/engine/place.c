@@ -55,14 +55,18 @@ static void *map_guarded(uint64_t bytes, char **ret_map)
     return map + GUARD_BYTES;
 }
 
+/* How memory is mapped that is to join a segment with these attributes. */
+static int anon_flags(uint32_t vma_flags)
+{
+    return MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (vma_flags & VMA_NORESERVE ? MAP_NORESERVE : 0);
+}
+
 static int window_map(struct memd *m, uint32_t flags)
 {
     uint64_t bytes = CHUNK_PAGES * PAGE_BYTES;
     int err;
 
-    /* not NORESERVE: its flag would keep the window from joining ordinary guest memory */
-    m->window = mmap(m->window_map + GUARD_BYTES, bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    m->window = mmap(m->window_map + GUARD_BYTES, bytes, PROT_READ | PROT_WRITE, anon_flags(flags), -1, 0);
     if (m->window == MAP_FAILED)
         return -errno;
     err = apply_flags(m->window, bytes, flags);
@@ -154,8 +158,7 @@ int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
     uint64_t bytes = npages * PAGE_BYTES;
     uint32_t flags = region_segment(r, page)->vma_flags;
 
-    if (mmap(hva, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-        MAP_FAILED)
+    if (mmap(hva, bytes, PROT_READ | PROT_WRITE, anon_flags(flags), -1, 0) == MAP_FAILED)
         return -errno;
     int err = apply_flags(hva, bytes, flags);
     if (!err)

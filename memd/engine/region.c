@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define WORK_STEPS_BACK 8u
+
 /* ---- engine.work */
 
 void work_lock_api(struct memd *m)
@@ -35,8 +37,10 @@ void work_unlock_api(struct memd *m)
 void work_lock_worker(struct memd *m)
 {
     pthread_mutex_lock(&m->work);
-    /* a mutex lets the thread that just left it in again first: step back while an API caller wants it */
-    while (atomic_load(&m->api_waiting) && !atomic_load(&m->stopping)) {
+    /* a mutex lets the thread that just left it in again first: step back while an API caller wants it, yet
+     * not for ever, or a crowd of them would keep the daemon's fences waiting */
+    for (unsigned i = 0; i < WORK_STEPS_BACK && atomic_load(&m->api_waiting) && !atomic_load(&m->stopping);
+         i++) {
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
         t.tv_nsec += 1000000;
@@ -182,7 +186,7 @@ static uint32_t vma_flags_of(const struct mapping *v)
 {
     return (has_flag(v, "dd") ? VMA_DONTDUMP : 0) | (has_flag(v, "dc") ? VMA_DONTFORK : 0) |
            (has_flag(v, "nh") ? VMA_NOHUGE : 0) | (has_flag(v, "hg") ? VMA_HUGE : 0) |
-           (has_flag(v, "mg") ? VMA_MERGEABLE : 0);
+           (has_flag(v, "mg") ? VMA_MERGEABLE : 0) | (has_flag(v, "nr") ? VMA_NORESERVE : 0);
 }
 
 static void add_mapping(struct memd *m, struct region *r, const struct mapping *v)

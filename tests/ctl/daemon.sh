@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=120
+# memd-test: timeout=120 san=address
 #
 # memctl, curl and a scraper against a real memd with real guests: what they say agrees with each other and with
 # what was done. Then the same daemon as an ordinary user.
@@ -14,8 +14,8 @@ memd_pid=
 declare -A guest_pid=()
 clean_up() {
     trap - EXIT
-    [ -z "$memd_pid" ] || kill -KILL "$memd_pid"
-    [ ${#guest_pid[@]} = 0 ] || kill -KILL "${guest_pid[@]}"
+    [ -z "$memd_pid" ] || kill -KILL "$memd_pid" 2>/dev/null
+    [ ${#guest_pid[@]} = 0 ] || kill -KILL "${guest_pid[@]}" 2>/dev/null
     wait 2>/dev/null
     rm -rf "$dir"
 }
@@ -107,8 +107,18 @@ out "merging on, settled$"
 ctl 0 doctor
 out "^ok +daemon +memd answers in $dir$"
 
-# ---- an estimate changes nothing, and says what merging then does
+# ---- an estimate changes nothing, and says what merging then does; what was switched off stays so
 ctl 0 merge off
+kill -KILL $memd_pid
+wait $memd_pid 2>/dev/null
+memd_start "$bin/memd"
+ctl 0 status --json
+out '^    "merge": false'
+are_back() {
+    ctl 0 status --json
+    grep -q '^    "vms": 2' "$tmp/out" && grep -q '"awaited_engines": 0' "$tmp/out"
+}
+await 20 are_back || fail "the guests do not come back"
 guest g3 "$bin/memvm"
 ctl 0 estimate g3 --json --timeout 60
 would=$(sed -n 's/^ *"would_save_bytes": \([0-9]*\),\{0,1\}$/\1/p' "$tmp/out")
@@ -154,8 +164,24 @@ grep -hE '"verify_failures": [1-9]' "$tmp"/g*.out && fail "a guest lost bytes"
 ctl 3 status
 [ ! -e "$dir/control.sock" ] || fail "control.sock was left behind"
 
+[ "$(id -u)" = 0 ] || { echo "skip: another user, and a host short of memory, need root" && exit 0; }
+
+# ---- no memory to unmerge into: refused, and nothing done
+sed 's/^MemAvailable: .*/MemAvailable:       1024 kB/' /proc/meminfo >"$tmp/meminfo"
+# shellcheck disable=SC2016
+memd_start unshare --mount -- sh -c 'mount --bind "$1" /proc/meminfo && shift && exec "$@"' sh "$tmp/meminfo" \
+    "$bin/memd"
+guest g5 "$bin/memvm"
+ctl 0 settle --timeout 90
+sharing=$(of g5 pages_sharing)
+ctl 1 unmerge g5
+err "^memctl: unmerge failed: does not fit: [0-9]+ MiB wanted, 1 MiB available"
+is_state g5 settled || fail "the refused unmerge changed the state of g5"
+[ "$(of g5 pages_sharing)" = "$sharing" ] || fail "the refused unmerge took pages apart"
+guest_end g5
+memd_end
+
 # ---- an ordinary user with access to the device, and nothing else
-[ "$(id -u)" = 0 ] || { echo "skip: another user needs root" && exit 0; }
 own=$dir/own
 install -d -o 65534 -g 65534 "$own"
 install -d "$dir/dev" "$dir/bin"

@@ -124,8 +124,8 @@ static uint64_t send_token(struct script_vm *vm, uint16_t type)
 
     if (!rec)
         return 0;
-    vm->fence_bound = vm->next_id;
     rec->id = vm->next_token++;
+    vm->fence_bound[rec->id % SCRIPT_TOKENS] = vm->next_id;
     rec->error = 0;
     rec->reserved = 0;
     uint64_t id = rec->id;

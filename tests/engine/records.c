@@ -156,7 +156,7 @@ static void take_token(struct script_vm *vm, const struct wire_rec_token *rec, u
         return;
     }
     advance_oldest(vm);
-    if ((int32_t)(vm->oldest_id - vm->fence_bound) < 0)
+    if ((int32_t)(vm->oldest_id - vm->fence_bound[rec->id % SCRIPT_TOKENS]) < 0)
         script_violation(vm, "%s before MERGE %u was answered",
                          rec->r.type == WIRE_REC_FENCED ? "FENCED" : "DONE", vm->oldest_id);
     if (rec->r.type == WIRE_REC_FENCED) {
@@ -225,7 +225,7 @@ static void forget_proposals(struct script_vm *vm)
             frames_unref(vm->script, p->frame, p->count);
         p->open = false;
     }
-    vm->oldest_id = vm->fence_bound = vm->next_id;
+    vm->oldest_id = vm->next_id;
     vm->exports_asked = 0;
 }
 

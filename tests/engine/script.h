@@ -34,6 +34,7 @@
 #define SCRIPT_VMS_MAX       16u
 #define SCRIPT_PROPOSALS_MAX 16384u /* MERGEs of one engine without an answer; a power of two */
 #define SCRIPT_BLOCK_FRAMES  512u   /* the store is given out in blocks */
+#define SCRIPT_TOKENS        64     /* FENCE and UNMERGE under way at a time, at most */
 #define SCRIPT_WAIT_MS       20000u
 
 /* What the script does by itself with hashes. */
@@ -77,8 +78,8 @@ struct script_vm {
     struct script_region region[WIRE_REGIONS_MAX];
 
     struct script_proposal proposal[SCRIPT_PROPOSALS_MAX];
-    uint32_t next_id, oldest_id; /* proposals [oldest, next) may be open */
-    uint32_t fence_bound;        /* next_id when the last FENCE or UNMERGE was sent */
+    uint32_t next_id, oldest_id;         /* proposals [oldest, next) may be open */
+    uint32_t fence_bound[SCRIPT_TOKENS]; /* next_id when a FENCE or UNMERGE was sent, by its id */
     uint64_t next_token, fenced, done;
     int done_error;
     uint32_t exports_asked; /* EXPORTs without EXPORTED */
