@@ -117,6 +117,9 @@ static inline bool domain_is_ready(const struct domain *domain)
 {
     return domain->rehash_store >= domain->nstores;
 }
+/* Some store found no room: pages passed over now are looked at again when there is some (tick.c). */
+void domain_ran_full(struct domain *domain);
+uint64_t domain_used_frames(const struct domain *domain);
 /* Send a fence if one is due; free frames whose fence everybody answered. */
 void domain_tend_fence(struct domain *domain, uint64_t now_ns);
 

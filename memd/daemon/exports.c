@@ -171,6 +171,7 @@ int exports_start(struct region *region, uint32_t page, uint64_t hash, unsigned 
     uint32_t index = take_frame(store, region, page, other);
     if (!index) {
         export_free(&core->exports, number);
+        domain_ran_full(domain);
         core_warn(core,
                   "the frame store of domain %s is full: nothing new is merged there; raise store-max or "
                   "enlarge the tmpfs it lies on",

@@ -108,6 +108,22 @@ void domain_drop_unseen(struct domain *domain, uint32_t number)
     store_free(domain_store(domain, number), number & WIRE_FRAME_INDEX_MASK, 1);
 }
 
+/* ---------------------------------------------------------------- no room */
+
+uint64_t domain_used_frames(const struct domain *domain)
+{
+    uint64_t used = 0;
+
+    for (unsigned i = 0; i < domain->nstores; i++)
+        used += domain->stores[i].used;
+    return used;
+}
+
+void domain_ran_full(struct domain *domain)
+{
+    domain->full_frames = domain_used_frames(domain);
+}
+
 /* ---------------------------------------------------------------- the fence */
 
 static bool everybody_answered(const struct domain *domain)

@@ -49,6 +49,7 @@ static void write_frames(struct group *group, struct core *core)
                               group->bytes[i]);
         if (!err)
             continue;
+        domain_ran_full(e->domain);
         core_warn(core,
                   "the tmpfs of the frame store does not take more (%s): nothing new is merged in domain %s",
                   strerror(-err), e->domain->name);

@@ -105,17 +105,10 @@ static void tick_vms(struct core *core, uint64_t now_ns)
  * free, everybody is asked for all hashes. */
 static void tend_full(struct domain *domain, uint64_t now_ns)
 {
-    uint64_t used = 0;
-    bool full = false;
+    uint64_t used = domain_used_frames(domain);
     struct vm *vm;
 
-    for (unsigned i = 0; i < domain->nstores; i++) {
-        used += domain->stores[i].used;
-        full |= domain->stores[i].full;
-    }
-    if (full)
-        domain->full_frames = used;
-    if (full || used * FREED_SHARE > domain->full_frames * (FREED_SHARE - 1) ||
+    if (used * FREED_SHARE > domain->full_frames * (FREED_SHARE - 1) ||
         now_ns - domain->rescan_ns < RESCAN_REST_NS || !domain->full_frames)
         return;
     domain->full_frames = 0;
