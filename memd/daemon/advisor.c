@@ -92,8 +92,7 @@ uint32_t advisor_correct(double cpus, double used_cpus, uint32_t pages_per_s)
 
 static uint32_t quiet_ms(const struct advisor_host *host, const struct advisor_vm *vm)
 {
-    uint64_t most = (uint64_t)host->round_ms_max * ADVISOR_STEADY_PERCENT / 100;
-    uint32_t ms = most < ADVISOR_STEADY_MS ? (uint32_t)most : ADVISOR_STEADY_MS;
+    uint32_t ms = host->round_ms_max < ADVISOR_STEADY_MS ? host->round_ms_max : ADVISOR_STEADY_MS;
 
     if (vm->digests)
         return host->quiet_ms;

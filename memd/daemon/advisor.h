@@ -11,9 +11,9 @@
  *
  * Any other VM is steady: its rounds are long, so that pages rewritten now and then cost a write fault a
  * round and are not hashed for nothing. A page that becomes a duplicate is hashed in the second round after
- * it was written, so 95% of them within 1.95 rounds: ADVISOR_STEADY_MS keeps that below 8 s. If hardly
- * anything that is hashed is found, rounds are as long as the configuration allows. In between the engine
- * itself stretches rounds that find nothing to do.
+ * it was written, and one written in a store mapping in the third: ADVISOR_STEADY_MS keeps that below 8 s. If
+ * hardly anything that is hashed is found, rounds are as long as the configuration allows. In between the
+ * engine itself stretches rounds that find nothing to do.
  *
  * The rate given to an engine is corrected by what it used: what a page costs differs by its content, its
  * neighbours and the machine.
@@ -24,18 +24,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ADVISOR_STEADY_MS      4000u
-#define ADVISOR_STEADY_PERCENT 40u   /* of round_ms_max, at most */
-#define ADVISOR_TAU_S          1.0   /* rates are smoothed over this time */
-#define ADVISOR_DIGEST_FOUND   0.02  /* of guest pages found a second: begin to digest */
-#define ADVISOR_STEADY_FOUND   0.005 /* below it: be steady again */
-#define ADVISOR_BACKLOG        0.005 /* of guest pages */
-#define ADVISOR_VAIN_HASHED    0.002 /* of guest pages hashed a second, of which */
-#define ADVISOR_VAIN_FOUND     0.02  /* less than this share found: in vain */
-#define ADVISOR_COST_NS        400.0 /* CPU for a page hashed, until its use tells */
-#define ADVISOR_COST_MIN_NS    150.0
-#define ADVISOR_COST_MAX_NS    100000.0
-#define ADVISOR_STEADY_CPUS    0.2 /* of the cap, for all steady VMs together at least */
+#define ADVISOR_STEADY_MS    2500u
+#define ADVISOR_TAU_S        1.0   /* rates are smoothed over this time */
+#define ADVISOR_DIGEST_FOUND 0.02  /* of guest pages found a second: begin to digest */
+#define ADVISOR_STEADY_FOUND 0.005 /* below it: be steady again */
+#define ADVISOR_BACKLOG      0.005 /* of guest pages */
+#define ADVISOR_VAIN_HASHED  0.002 /* of guest pages hashed a second, of which */
+#define ADVISOR_VAIN_FOUND   0.02  /* less than this share found: in vain */
+#define ADVISOR_COST_NS      400.0 /* CPU for a page hashed, until its use tells */
+#define ADVISOR_COST_MIN_NS  150.0
+#define ADVISOR_COST_MAX_NS  100000.0
+#define ADVISOR_STEADY_CPUS  0.2 /* of the cap, for all steady VMs together at least */
 
 /* Counters of a VM at a time. */
 struct advisor_counters {

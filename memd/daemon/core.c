@@ -44,7 +44,7 @@ void core_config_default(struct core_config *ret_config)
                    : cpus > 1 ? (double)cpus
                               : 1.0,
         .quiet_ms = 100,
-        .round_ms_max = 10000,
+        .round_ms_max = 2500,
         .huge_share_percent = 50,
         .heal_pages_per_s = 1000,
         .vmas_percent = 50,
