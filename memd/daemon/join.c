@@ -354,7 +354,7 @@ static void add_late(struct session *session, struct region *region)
     if (*place)
         region_succeed(region, *place);
     *place = region;
-    vm_restart_pass(session->vm, clock_now_ns());
+    vm_unsettle(session->vm);
     close(region->map_fd);
     region->map_fd = -1;
 }

@@ -97,7 +97,9 @@ void vm_forget(struct vm *vm)
 
 void vm_unsettle(struct vm *vm)
 {
-    if (vm->settled && vm->session) {
+    vm->advice.was_settled = false;
+    vm->advice.digests = true;
+    if (vm->session) {
         vm->session->budget_due = true;
         channel_wake(vm->session);
     }
@@ -123,7 +125,7 @@ struct vm *vm_find(struct core *core, const char *name_or_id)
 void vm_set_merge(struct vm *vm, bool on)
 {
     vm->merge_on = vm->engine.merge_on = on;
-    vm_restart_pass(vm, clock_now_ns());
+    vm_unsettle(vm);
     int err = registry_write(vm->domain->dir_fd, &vm->engine);
     if (err)
         log_warn("VM %s: cannot note that merging is %s for the next start of memd: %s", vm->engine.name,

@@ -146,7 +146,7 @@ struct round {
     uint32_t region, chunk; /* where it stands */
     uint64_t started_ns, last_started_ns, due_ns;
     uint64_t interval_ms, number;
-    uint64_t hashed, written, left; /* pages, this round */
+    uint64_t hashed, written, fresh, left; /* pages, this round; fresh: written, and quiet before */
     bool look_huge, look_broken;
 };
 

@@ -27,7 +27,7 @@
 
 #define STEP_CHUNKS     8u
 #define VEC_MAX         512u
-#define DIGESTING_PPM   2000u /* pages hashed in a round, of all, above which the next round comes soon */
+#define DIGESTING_PPM   2000u /* pages hashed or newly written in a round, of all: the next comes soon */
 #define RESURVEY_ROUNDS 8u
 #define REHASH_ROUNDS   8u    /* written pages in store mappings */
 #define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
@@ -291,6 +291,7 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
                 m->round.left++;
         }
         r->n.pending += (uint64_t)__builtin_popcountll(fresh);
+        m->round.fresh += (uint64_t)__builtin_popcountll(fresh);
         pending[w] |= written[w];
     }
     batch_send(m, r, &b);
@@ -436,7 +437,8 @@ static void round_finish(struct memd *m, uint64_t now)
 {
     struct round *o = &m->round;
     uint64_t pages = guest_pages(m);
-    bool digesting = o->hashed * 1000000 > pages * DIGESTING_PPM || o->left || o->number < 2;
+    /* pages newly written are looked at in the next round; those written ever again tell nothing new */
+    bool digesting = (o->hashed + o->fresh) * 1000000 > pages * DIGESTING_PPM || o->left || o->number < 2;
 
     o->running = false;
     o->interval_ms = digesting ? m->budget.quiet_ms : o->interval_ms * 2;
