@@ -233,6 +233,8 @@ static int access_randomly(const struct guest *guest, const struct guest_order *
 
 static int carry_out(struct guest *guest, const struct guest_order *order, struct guest_answer *answer)
 {
+    if (!guest->ram && order->op != GUEST_FILL)
+        return complain(guest, "an order before its memory was filled", -EINVAL);
     switch (order->op) {
     case GUEST_FILL:
         return fill(guest, answer);

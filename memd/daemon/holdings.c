@@ -5,6 +5,7 @@
 
 #include "memd/wire.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,7 +214,9 @@ int holdings_remove(struct holdings *holdings, uint32_t page, uint32_t count, ui
 
     for (unsigned done = 0; done < count;) {
         struct holdings_chunk *chunk = holdings->chunk[number];
-        unsigned at = (unsigned)find_pair(chunk, first + done, frame + done);
+        int found = find_pair(chunk, first + done, frame + done);
+        assert(found >= 0 && (unsigned)found < chunk->n); /* has_all() saw every pair */
+        unsigned at = (unsigned)found;
         unsigned left = chunk->run[at].first + (unsigned)chunk->run[at].count - (first + done);
         unsigned n = left < count - done ? left : count - done;
         cut(chunk, at, first + done, n);

@@ -491,7 +491,7 @@ static void answer_token(struct memd *m, uint16_t type, uint64_t id, int error)
 
 static int unmerge_all(struct memd *m)
 {
-    uint32_t left, total = 0;
+    uint32_t left = 0, total = 0;
 
     m->unmerged = true;
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
