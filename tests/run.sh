@@ -226,7 +226,7 @@ trap 'finish 143' TERM
 tmp_root=$(mktemp -d "${TMPDIR:-/tmp}/memd-tests.XXXXXX")
 export ASAN_OPTIONS=${ASAN_OPTIONS:-abort_on_error=1:detect_stack_use_after_return=0}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-exitcode=66:second_deadlock_stack=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-exitcode=66:second_deadlock_stack=1:die_after_fork=0}
 unset MEMD_RUN_DIR
 
 begun=$SECONDS

@@ -341,10 +341,10 @@ static void move_aside(struct op *op, struct plan_span s)
     }
 }
 
-static bool page_equals(const struct op *op, uint32_t i, const void *aside)
+static bool is_as_expected(const struct op *op, uint32_t i, const void *aside)
 {
     if (op->frame[i])
-        return !memcmp(aside, frame_bytes(op->m, op->frame[i]), PAGE_BYTES);
+        return page_equals(aside, frame_bytes(op->m, op->frame[i]));
     return page_is_zero(aside);
 }
 
@@ -353,7 +353,7 @@ static void judge_page(struct op *op, uint32_t i, const void *aside)
 {
     if (op->kind[i] != PLAN_TARGET) {
         op->fate[i] = FATE_BACK;
-    } else if (page_equals(op, i, aside)) {
+    } else if (is_as_expected(op, i, aside)) {
         op->fate[i] = op->frame[i] ? FATE_MERGE : FATE_DROP;
     } else {
         op->fate[i] = FATE_BACK;

@@ -362,8 +362,13 @@ uint64_t scan_due_ns(struct memd *m);
 void scan_look_broken(struct memd *m, struct region *r, uint32_t chunk);
 void scan_forget(struct memd *m, struct region *r, uint32_t chunk); /* all its pages are to be hashed again */
 int scan_break_huge(struct memd *m, struct region *r, uint32_t page);
+
+/* ---- bytes.c; pages the guest may be writing, any thread */
 bool page_is_zero(const void *page);
-uint64_t page_hash(const void *page);
+bool page_equals(const void *page, const void *other);
+void page_copy(void *to, const void *page);
+uint64_t page_hash(const void *page); /* XXH3, never 0 */
+uint64_t zero_page_hash(void);
 
 /* ---- rejoin.c; work held */
 void rejoin_widen(const struct region *r, uint32_t *page, uint32_t *end);

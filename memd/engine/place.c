@@ -15,6 +15,8 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define GUARD_BYTES PAGE_BYTES
 
@@ -27,6 +29,16 @@ static const struct {
     {VMA_HUGE, MADV_HUGEPAGE, 0},
     {VMA_MERGEABLE, MADV_MERGEABLE, 0},
 };
+
+/* Maps over guest memory. Not by way of libc: sanitizers take its mmap() for a write to all of the range,
+ * which the guest uses all the while. */
+static int map_over(void *hva, uint64_t bytes, int flags, int fd, off_t offset)
+{
+    return syscall(SYS_mmap, hva, bytes, PROT_READ | PROT_WRITE, flags | MAP_PRIVATE | MAP_FIXED, fd,
+                   offset) < 0
+               ? -errno
+               : 0;
+}
 
 static int apply_flags(void *hva, uint64_t bytes, uint32_t flags)
 {
@@ -58,7 +70,7 @@ static void *map_guarded(uint64_t bytes, char **ret_map)
 /* How memory is mapped that is to join a segment with these attributes. */
 static int anon_flags(uint32_t vma_flags)
 {
-    return MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (vma_flags & VMA_NORESERVE ? MAP_NORESERVE : 0);
+    return MAP_ANONYMOUS | (vma_flags & VMA_NORESERVE ? MAP_NORESERVE : 0);
 }
 
 static int window_map(struct memd *m, uint32_t flags)
@@ -66,10 +78,9 @@ static int window_map(struct memd *m, uint32_t flags)
     uint64_t bytes = CHUNK_PAGES * PAGE_BYTES;
     int err;
 
-    m->window = mmap(m->window_map + GUARD_BYTES, bytes, PROT_READ | PROT_WRITE, anon_flags(flags), -1, 0);
-    if (m->window == MAP_FAILED)
-        return -errno;
-    err = apply_flags(m->window, bytes, flags);
+    err = map_over(m->window, bytes, anon_flags(flags), -1, 0);
+    if (!err)
+        err = apply_flags(m->window, bytes, flags);
     if (!err)
         err = uffd_register(m->uffd_a, m->window, bytes,
                             UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
@@ -158,9 +169,10 @@ int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
     uint64_t bytes = npages * PAGE_BYTES;
     uint32_t flags = region_segment(r, page)->vma_flags;
 
-    if (mmap(hva, bytes, PROT_READ | PROT_WRITE, anon_flags(flags), -1, 0) == MAP_FAILED)
-        return -errno;
-    int err = apply_flags(hva, bytes, flags);
+    int err = map_over(hva, bytes, anon_flags(flags), -1, 0);
+    if (err)
+        return err;
+    err = apply_flags(hva, bytes, flags);
     if (!err)
         err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP);
     if (err) /* plain memory all the same: only its tracking is lost */
@@ -187,10 +199,8 @@ int place_store(struct memd *m, struct region *r, uint32_t page, uint32_t npages
 {
     int fd = m->session.store_fd[frame >> WIRE_FRAME_NODE_SHIFT];
     off_t offset = (off_t)((frame & WIRE_FRAME_INDEX_MASK) * PAGE_BYTES);
-    void *p = mmap(page_hva(r, page), npages * PAGE_BYTES, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, offset);
 
-    return p == MAP_FAILED ? -errno : 0;
+    return map_over(page_hva(r, page), npages * PAGE_BYTES, MAP_NORESERVE, fd, offset);
 }
 
 void place_store_flags(struct region *r, uint32_t page, uint32_t npages)

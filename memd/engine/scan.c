@@ -22,9 +22,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #define STEP_CHUNKS     8u
 #define VEC_MAX         512u
 #define DIGESTING_PPM   2000u /* pages hashed or newly written in a round, of all: the next comes soon */
@@ -34,35 +31,6 @@
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
 static_assert(ROOM_ANSWERS + CHUNK_RECORDS_BYTES <= WIRE_RING_BYTES, "one chunk fits an empty ring");
-
-static const uint64_t zero_word[8];
-
-bool page_is_zero(const void *page)
-{
-    const char *p = page;
-
-    /* most pages that are not zero show it in their first bytes */
-    if (memcmp(p, zero_word, sizeof zero_word))
-        return false;
-    return !memcmp(p, p + sizeof zero_word, PAGE_BYTES - sizeof zero_word);
-}
-
-uint64_t page_hash(const void *page)
-{
-    uint64_t hash = XXH3_64bits(page, PAGE_BYTES);
-
-    return hash ? hash : 1;
-}
-
-static uint64_t zero_page_hash(void)
-{
-    static const char zeros[WIRE_PAGE_BYTES];
-    static _Atomic uint64_t hash;
-
-    if (!atomic_load_explicit(&hash, memory_order_relaxed))
-        atomic_store_explicit(&hash, page_hash(zeros), memory_order_relaxed);
-    return atomic_load_explicit(&hash, memory_order_relaxed);
-}
 
 /* ---- what changed */
 

@@ -470,7 +470,7 @@ static void do_export(struct memd *m, const struct wire_rec_export *x)
         if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE || !region_segment(r, x->page + i))
             n = 0;
         else
-            memcpy(m->session.shm->exports[x->slot + i], page_hva(r, x->page + i), PAGE_BYTES);
+            page_copy(m->session.shm->exports[x->slot + i], page_hva(r, x->page + i));
     }
     *answer = (struct wire_rec_export){
         .r = {.type = WIRE_REC_EXPORTED, .bytes = sizeof *answer, .region = x->r.region},

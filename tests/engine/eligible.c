@@ -140,7 +140,7 @@ static void make_file(char *middle)
 
 static void make_locked(char *middle)
 {
-    CHECK(!mlock(middle, CHUNK), "mlock: %s", strerror(errno));
+    CHECK(!syscall(SYS_mlock, middle, CHUNK), "mlock: %s", strerror(errno));
 }
 
 static void make_none(char *middle)
@@ -306,7 +306,7 @@ static void locked_later(void **state)
     EQUALS(rig_merge(&rig, 2 * MIDDLE, 512), 512);
     rig_check(&rig, unique);
     EQUALS(kit_smaps(rig_page(&rig, MIDDLE), CHUNK).locked_bytes, CHUNK);
-    CHECK(!munlock(rig_page(&rig, MIDDLE), CHUNK), "munlock");
+    CHECK(!syscall(SYS_munlock, rig_page(&rig, MIDDLE), CHUNK), "munlock");
     rig_close(&rig);
 }
 
@@ -319,13 +319,13 @@ static int lock_future(void *arg)
 
     (void)arg;
     EQUALS(rig_merge(&rig, 0, 512), 512);
-    CHECK(!mlockall(MCL_FUTURE), "mlockall: %s", strerror(errno));
+    CHECK(!syscall(SYS_mlockall, MCL_FUTURE), "mlockall: %s", strerror(errno));
     uint32_t merged = rig_merge(&rig, MIDDLE, 512);
     struct kit_smaps s = kit_smaps(rig_page(&rig, MIDDLE), CHUNK);
     CHECK(!merged || s.anon_bytes == 0, "%u pages merged, and %llu bytes private all the same", merged,
           (unsigned long long)s.anon_bytes);
     rig_check(&rig, unique);
-    munlockall();
+    syscall(SYS_munlockall);
     rig_close(&rig);
     return 0;
 }
@@ -333,7 +333,7 @@ static int lock_future(void *arg)
 static int lock_before(void *arg)
 {
     (void)arg;
-    CHECK(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall: %s", strerror(errno));
+    CHECK(!syscall(SYS_mlockall, MCL_CURRENT | MCL_FUTURE), "mlockall: %s", strerror(errno));
     struct memd *m = kit_engine("vm", NULL);
     char *ram = guest_map(CHUNK, false);
     struct memd_region_desc d = {.size = sizeof d, .hva = ram, .bytes = CHUNK, .node = -1};

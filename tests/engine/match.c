@@ -99,7 +99,8 @@ static void remember(struct entry *e, struct place place)
 static void enqueue(struct matcher *m, struct wish wish)
 {
     if (m->head + m->n == m->room) {
-        memmove(m->queue, m->queue + m->head, m->n * sizeof *m->queue);
+        if (m->n)
+            memmove(m->queue, m->queue + m->head, m->n * sizeof *m->queue);
         m->head = 0;
         if (m->n >= m->room / 2) {
             m->room = m->room ? 2 * m->room : 1024;

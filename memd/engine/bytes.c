@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading pages the guest may be writing at this moment. What is read then is a hint (I4): it is compared
+ * again when nobody can write any more. So these reads are races by design, and the only ones: under
+ * ThreadSanitizer this file is built without it (mk/build.mk) and calls nothing that it watches.
+ */
+#include "memd/engine/engine.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#ifdef MEMD_UNWATCHED
+static bool differ(const void *a, const void *b, size_t bytes)
+{
+    const uint64_t *x = a, *y = b;
+    uint64_t d = 0;
+
+    for (size_t i = 0; i < bytes / sizeof *x; i++)
+        d |= x[i] ^ y[i];
+    return d;
+}
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    uint64_t *x = to;
+    const uint64_t *y = from;
+
+    for (size_t i = 0; i < bytes / sizeof *x; i++)
+        x[i] = y[i];
+}
+#else
+static bool differ(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes);
+}
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
+#endif
+
+static const uint64_t zero_words[8];
+
+bool page_is_zero(const void *page)
+{
+    const char *p = page;
+
+    /* most pages that are not zero show it in their first bytes */
+    return !differ(p, zero_words, sizeof zero_words) &&
+           !differ(p, p + sizeof zero_words, PAGE_BYTES - sizeof zero_words);
+}
+
+bool page_equals(const void *page, const void *other)
+{
+    return !differ(page, other, PAGE_BYTES);
+}
+
+void page_copy(void *to, const void *page)
+{
+    copy(to, page, PAGE_BYTES);
+}
+
+uint64_t page_hash(const void *page)
+{
+    uint64_t hash = XXH3_64bits(page, PAGE_BYTES);
+
+    return hash ? hash : 1;
+}
+
+uint64_t zero_page_hash(void)
+{
+    static const char zeros[WIRE_PAGE_BYTES];
+    static _Atomic uint64_t hash;
+
+    if (!atomic_load_explicit(&hash, memory_order_relaxed))
+        atomic_store_explicit(&hash, page_hash(zeros), memory_order_relaxed);
+    return atomic_load_explicit(&hash, memory_order_relaxed);
+}
