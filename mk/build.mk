@@ -43,9 +43,12 @@ $(B)/obj/%.o: %.c $(B)/obj/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(OBJ_FLAGS) -MMD -MP -c -o $@ $<
 
-# reads what guests write meanwhile, see there
+$(B)/obj/memd/common/hash_avx2.o: CFLAGS_ALL += -mavx2
+
+# read what guests write meanwhile, see there
 ifeq ($(SAN),thread)
-$(B)/obj/memd/engine/bytes.o: CFLAGS_ALL += -fno-sanitize=thread -DMEMD_UNWATCHED -fno-tree-loop-distribute-patterns
+UNWATCHED := $(patsubst %,$(B)/obj/memd/%.o,engine/bytes common/hash common/hash_avx2)
+$(UNWATCHED): CFLAGS_ALL += -fno-sanitize=thread -DMEMD_UNWATCHED -fno-tree-loop-distribute-patterns
 endif
 
 # changed flags or another compiler rebuild everything

@@ -56,7 +56,7 @@ PIC := -fPIC -fno-semantic-interposition
 # ---- libraries, by component
 
 PKGS_engine := libxxhash numa
-PKGS_common :=
+PKGS_common := libxxhash
 PKGS_daemon := liburcu-bp liburcu-cds libxxhash numa libmicrohttpd jansson inih libsystemd
 PKGS_ctl := libcurl jansson
 PKGS_test := cmocka liburing

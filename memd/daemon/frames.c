@@ -2,13 +2,13 @@
 /* Theory of operation: see domain.h. This file: frames of a domain, their references, retirement, the fence,
  * and the index after a restart. */
 #include "memd/common/clock.h"
+#include "memd/common/hash.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/domain.h"
 #include "memd/daemon/state.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #define FENCE_WAIT_NS     (200 * CLOCK_MS) /* retired frames wait this long for company */
 #define FENCE_FRAMES      4096u            /* but not beyond this many */
@@ -192,10 +192,9 @@ void domain_tend_fence(struct domain *domain, uint64_t now_ns)
 static void index_frame(struct domain *domain, struct store *store, uint32_t index, const void *bytes)
 {
     struct frame *frame = &store->frames[index];
-    uint64_t hash = XXH3_64bits(bytes, WIRE_PAGE_BYTES);
 
     frame->state = FRAME_LIVE;
-    index_add(domain_index(domain, store->node), hash ? hash : 1, frame);
+    index_add(domain_index(domain, store->node), hash_page(bytes), frame);
 }
 
 /* Hash the run of UNHASHED frames that starts at `index`; returns its length. */

@@ -2,12 +2,12 @@
 /* Theory of operation: see exports.h. This file: bytes that have arrived become frames, and the pages that
  * wait for them are told. */
 #include "memd/common/clock.h"
+#include "memd/common/hash.h"
 #include "memd/daemon/export.h"
 #include "memd/daemon/state.h"
 
 #include <errno.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* The pages of one EXPORT record. */
 struct group {
@@ -22,8 +22,7 @@ static void check_hashes(struct group *group, const struct exports *exports)
     for (uint32_t i = 0; i < group->n; i++) {
         if (group->number[i] == EXPORTS_NONE)
             continue;
-        uint64_t hash = XXH3_64bits(group->bytes[i], WIRE_PAGE_BYTES);
-        group->good[i] = (hash ? hash : 1) == exports->at[group->number[i]].hash;
+        group->good[i] = hash_page(group->bytes[i]) == exports->at[group->number[i]].hash;
     }
 }
 

@@ -358,7 +358,9 @@ static void judge_page(struct op *op, uint32_t i, const void *aside)
     } else {
         op->fate[i] = FATE_BACK;
         pending_set(op->r, op->first + i);
-        if (op->frame[i]) {
+        if (!op->frame[i]) {
+            op->c->sparse = true;
+        } else {
             op->why[i] = WIRE_WHY_DIFFERS;
             atomic_fetch_add_explicit(&op->m->stats.rejected, 1, memory_order_relaxed);
         }

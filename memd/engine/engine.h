@@ -82,6 +82,7 @@ struct chunk {
     bool drops : 1;    /* has entries with F_DROPPING still to be reported */
     bool store : 1;    /* has, or had, store mappings */
     bool islands : 1;  /* fresh memory was put between store mappings, see rejoin.c */
+    bool sparse : 1;   /* has pages that only seemed to be zero: they are looked at in full */
     bool todo : 1;     /* has zero pages to be dropped, see apply.c */
 };
 static_assert(sizeof(struct chunk) <= 8, "8 bytes per 2 MiB");
@@ -367,7 +368,7 @@ int scan_break_huge(struct memd *m, struct region *r, uint32_t page);
 bool page_is_zero(const void *page);
 bool page_equals(const void *page, const void *other);
 void page_copy(void *to, const void *page);
-uint64_t page_hash(const void *page); /* XXH3, never 0 */
+bool page_seems_zero(const void *page); /* by a few of its words: a hint, cheaper than looking at all */
 uint64_t zero_page_hash(void);
 
 /* ---- rejoin.c; work held */

@@ -17,6 +17,7 @@
  *
  * All functions: engine.work held.
  */
+#include "memd/common/hash.h"
 #include "memd/engine/engine.h"
 
 #include <errno.h>
@@ -196,14 +197,20 @@ static void zero_found(struct memd *m, struct region *r, uint32_t page)
         apply_zero(m, r, page);
 }
 
-static void hash_page(struct memd *m, struct region *r, uint32_t page, struct batch *b)
+/* All of it will be looked at when nobody can write it (apply.c). */
+static bool is_zero(const struct memd *m, const struct chunk *c, const void *page)
+{
+    return c->sparse || m->budget.flags & WIRE_BUDGET_ESTIMATE ? page_is_zero(page) : page_seems_zero(page);
+}
+
+static void digest_page(struct memd *m, struct region *r, uint32_t page, struct batch *b)
 {
     const void *p = page_hva(r, page);
     uint64_t e = page_get(r, page);
 
     m->tokens--;
     m->round.hashed++;
-    if (page_is_zero(p) && entry_state(e) == WIRE_PAGE_PRIVATE) {
+    if (entry_state(e) == WIRE_PAGE_PRIVATE && is_zero(m, &r->chunks[chunk_of(r, page)], p)) {
         zero_found(m, r, page);
         return;
     }
@@ -211,7 +218,7 @@ static void hash_page(struct memd *m, struct region *r, uint32_t page, struct ba
         pending_clear(r, page);
         return;
     }
-    uint64_t hash = page_hash(p);
+    uint64_t hash = hash_page(p);
     if (!broken_quiet(r, page, hash))
         return;
     pending_clear(r, page);
@@ -241,6 +248,12 @@ static bool wants_hash(const struct region *r, uint32_t page)
            !(e & (WIRE_PAGE_F_PINNED | WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PENDING));
 }
 
+/* The page of the lowest bit of the chunk's word w. */
+static uint32_t slot_page(const struct region *r, uint32_t chunk, unsigned w, uint64_t bits)
+{
+    return chunk * CHUNK_PAGES + w * 64 + (uint32_t)__builtin_ctzll(bits) - r->first_bit;
+}
+
 /* `written`: CHUNK_WORDS words, by slot of the chunk. */
 static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const uint64_t *written)
 {
@@ -250,11 +263,11 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
     for (unsigned w = 0; w < CHUNK_WORDS; w++) {
         uint64_t quiet = pending[w] & ~written[w], fresh = written[w] & ~pending[w];
         for (; quiet; quiet &= quiet - 1) {
-            uint32_t page = chunk * CHUNK_PAGES + w * 64 + (uint32_t)__builtin_ctzll(quiet) - r->first_bit;
+            uint32_t page = slot_page(r, chunk, w, quiet);
             if (!wants_hash(r, page))
                 pending_clear(r, page);
             else if (m->tokens >= 1)
-                hash_page(m, r, page, &b);
+                digest_page(m, r, page, &b);
             else
                 m->round.left++;
         }
@@ -280,7 +293,7 @@ static void survey_send(struct memd *m, struct region *r, uint32_t chunk)
     rec->node = (int16_t)r->node;
     for (uint32_t i = 0; i < CHUNK_PAGES; i++) {
         const void *p = page_hva(r, first + i);
-        uint64_t hash = page_is_zero(p) ? 0 : page_hash(p);
+        uint64_t hash = page_is_zero(p) ? 0 : hash_page(p);
         uint64_t e = page_get(r, first + i) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT);
         rec->hash[i] = hash;
         page_set(r, first + i,
@@ -478,17 +491,29 @@ static void tokens_refill(struct memd *m, uint64_t now)
         m->tokens = most;
 }
 
+/* When the next round may begin. */
+static uint64_t round_due_ns(const struct memd *m)
+{
+    /* asked for: at once, yet never so soon that "quiet" means nothing */
+    uint64_t soonest = m->round.started_ns + m->budget.quiet_ms * 1000000ull;
+
+    if (!m->round.asked)
+        return m->round.due_ns;
+    return m->round.number ? soonest : 0;
+}
+
 uint64_t scan_due_ns(struct memd *m)
 {
+    uint64_t apply_ns = apply_due_ns(m);
+
     if (!scanning_on(m))
         return UINT64_MAX;
     if (m->round.running)
         return 0;
-    if (!m->round.asked)
-        return m->round.due_ns;
-    /* asked for: at once, yet never so soon that "quiet" means nothing */
-    uint64_t soonest = m->round.started_ns + m->budget.quiet_ms * 1000000ull;
-    return m->round.number ? soonest : 0;
+    /* what the last one found comes first */
+    if (apply_ns != UINT64_MAX && apply_ns > round_due_ns(m))
+        return apply_ns;
+    return round_due_ns(m);
 }
 
 bool scan_step(struct memd *m)
