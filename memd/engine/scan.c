@@ -27,7 +27,7 @@
 #define VEC_MAX         512u
 #define DIGESTING_PPM   2000u /* pages hashed or newly written in a round, of all: the next comes soon */
 #define RESURVEY_ROUNDS 8u
-#define REHASH_ROUNDS   8u    /* written pages in store mappings */
+#define REHASH_ROUNDS   2u    /* written pages in store mappings */
 #define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
