@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -206,11 +207,15 @@ static int map_stores(struct session *s)
         struct stat st;
         if (fstat(s->store_fd[i], &st) || (uint64_t)st.st_size < s->store_bytes)
             return -EPROTO;
-        void *p = mmap(NULL, s->store_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
+        void *p = mmap(NULL, s->store_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
         if (p == MAP_FAILED)
             return -errno;
-        madvise(p, s->store_bytes, MADV_DONTFORK);
         s->store[i] = p;
+        /* under mlockall(MCL_FUTURE) a mapping that can be read is filled at once, the holes of the store,
+         * too: that would be all the memory the store may ever take */
+        syscall(SYS_munlock, p, s->store_bytes);
+        if (mprotect(p, s->store_bytes, PROT_READ) || madvise(p, s->store_bytes, MADV_DONTFORK))
+            return -errno;
     }
     return 0;
 }
