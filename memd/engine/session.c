@@ -91,8 +91,8 @@ static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], u
     ssize_t n = recvmsg(m->session.sock, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     unsigned nfds = 0;
 
-    if (n <= 0)
-        return n == 0 ? -EPIPE : errno == EAGAIN ? 0 : -errno;
+    if (n < 0)
+        return errno == EAGAIN ? 0 : -errno;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&hdr); c; c = CMSG_NXTHDR(&hdr, c))
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
             nfds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
@@ -102,7 +102,7 @@ static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], u
     if (hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n < (ssize_t)sizeof *h || h->magic != WIRE_MAGIC ||
         h->bytes != n) {
         close_fds(fds, nfds);
-        return -EPROTO;
+        return n ? -EPROTO : -EPIPE;
     }
     *ret_nfds = nfds;
     return (int)n;
