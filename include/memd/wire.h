@@ -15,7 +15,7 @@
  * Life of a session
  *    engine                                daemon
  *    HELLO (versions, name, domain) ---->
- *                                   <----  WELCOME (version, shm, eventfds, store fds[, /dev/userfaultfd]) or
+ *                                   <----  WELCOME (version, shm, kick fds, store fds[, /dev/userfaultfd]) or
  * REFUSED REGION_ADD (page map fd) ... ------>  one per region held now; refused ones are answered
  * REGION_REFUSED READY ----------------------------->  from here until ADOPTED the engine changes no frame
  * field of any map
@@ -91,7 +91,7 @@ struct wire_msg_hello {
 #define WIRE_HELLO_WANT_UFFD 1u /* the engine could not open /dev/userfaultfd */
 static_assert(sizeof(struct wire_msg_hello) == 168, "wire_msg_hello");
 
-/* fds, in this order: shm, eventfd `up` (engine signals), eventfd `down` (daemon signals), `nstores` store
+/* fds, in this order: shm, kick `up` (the engine writes), kick `down` (the engine reads), `nstores` store
  * files opened O_RDONLY, then /dev/userfaultfd if WIRE_WELCOME_UFFD. */
 struct wire_msg_welcome {
     struct wire_msg h;
@@ -139,7 +139,8 @@ static_assert(sizeof(struct wire_msg_region) == 16, "wire_msg_region");
  * consumed, stored (release) by the consumer after it copied the record out. Both wrap at 2^32; head - tail
  * <= WIRE_RING_BYTES. Records are 8-byte aligned and never straddle the end: a WIRE_REC_PAD record fills the
  * rest. waiting: the consumer sets it (seq_cst) before its last look at head and sleep; a producer that has
- * published and reads 1 (seq_cst) clears it and writes 1 to the eventfd. */
+ * published and reads 1 (seq_cst) clears it and kicks: it writes a uint64_t 1 to the
+ * kick fd (pipes, or eventfds: readers take 8 bytes or more, and look at the ring, not at what they read). */
 struct wire_ring {
     _Atomic uint32_t head;
     uint8_t pad0[60];

@@ -31,7 +31,7 @@ void ring_init(struct ring *ring, struct wire_ring *ctl, uint8_t *data);
  * ring_publish(). */
 void *ring_reserve(struct ring *ring, uint16_t type, uint32_t bytes);
 
-/* Producer: make everything reserved visible. True: the peer sleeps and must be kicked through its eventfd.
+/* Producer: make everything reserved visible. True: the peer sleeps and must be kicked through its kick fd.
  */
 bool ring_publish(struct ring *ring);
 

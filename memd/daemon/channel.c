@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -42,15 +41,28 @@ static int make_memory(struct session *session)
     return 0;
 }
 
+/* Pipes, not eventfds: O_NONBLOCK belongs to the open file, and who has the same one can take it off and have
+ * us wait for ever. The engine gets the other end. We keep that open, too: its end is no event. */
+static int make_pipe(int *ret_read, int *ret_write)
+{
+    int fds[2];
+
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK))
+        return -errno;
+    *ret_read = fds[0];
+    *ret_write = fds[1];
+    return 0;
+}
+
 int channel_open(struct session *session)
 {
     int err = make_memory(session);
 
-    if (err)
-        return err;
-    session->up.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    session->down_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return session->up.fd < 0 || session->down_fd < 0 ? -errno : 0;
+    if (!err)
+        err = make_pipe(&session->up.fd, &session->peer_up_fd);
+    if (!err)
+        err = make_pipe(&session->peer_down_fd, &session->down_fd);
+    return err;
 }
 
 void channel_close(struct session *session)
@@ -59,21 +71,22 @@ void channel_close(struct session *session)
         loop_del(&session->core->loop, &session->up);
     if (session->shm)
         munmap(session->shm, sizeof *session->shm);
-    const int fds[] = {session->shm_fd, session->up.fd, session->down_fd};
+    const int fds[] = {session->shm_fd, session->up.fd, session->down_fd, session->peer_up_fd,
+                       session->peer_down_fd};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
             close(fds[i]);
     session->shm = NULL;
-    session->shm_fd = session->up.fd = session->down_fd = -1;
+    session->shm_fd = session->up.fd = session->down_fd = session->peer_up_fd = session->peer_down_fd = -1;
 }
 
 static void on_kick(struct loop_source *source, uint32_t events)
 {
     struct session *session = caa_container_of(source, struct session, up);
-    uint64_t count;
+    uint64_t kicks[64];
 
     (void)events;
-    ssize_t ignored = read(source->fd, &count, sizeof count);
+    ssize_t ignored = read(source->fd, kicks, sizeof kicks);
     (void)ignored; /* the ring tells what there is */
     channel_wake(session);
 }
@@ -118,7 +131,7 @@ void channel_flush_all(struct core *core)
         cds_list_del_init(&session->written_link);
         if (ring_publish(&session->down_ring)) {
             ssize_t ignored = write(session->down_fd, &one, sizeof one);
-            (void)ignored; /* a full counter wakes just as well */
+            (void)ignored; /* a full pipe wakes just as well */
         }
     }
 }

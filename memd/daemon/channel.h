@@ -12,7 +12,7 @@
 
 #include "memd/daemon/session.h"
 
-/* Make the shared memory and the eventfds of a session. */
+/* Make the shared memory and the pipes of a session. */
 int channel_open(struct session *session);
 void channel_close(struct session *session);
 /* Listen: from ADOPTED on. */

@@ -192,11 +192,11 @@ static uint64_t store_bytes(uint64_t memory_bytes)
     return bytes;
 }
 
-/* A VM takes some six descriptors; the usual limit of 1,024 is meant for select(). */
+/* A VM takes some eight descriptors; the usual limit of 1,024 is meant for select(). */
 static void raise_fd_limit(void)
 {
     struct rlimit limit;
-    rlim_t want = 8ull * CORE_VMS_MAX;
+    rlim_t want = 10ull * CORE_VMS_MAX;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= want)
         return;

@@ -49,6 +49,7 @@ struct domain {
     struct index indexes[WIRE_NODES_MAX];
     struct cds_list_head vms; /* struct vm.domain_link */
     uint32_t nvms;
+    uint64_t numbered;            /* pages of its VMs that have a number (pages.h) */
     struct cds_list_head awaited; /* struct awaited.link */
 
     uint64_t frames_shared; /* frames with references */

@@ -22,6 +22,10 @@ struct holdings_chunk {
 };
 
 #define ROOM_MIN 3u
+/* Runs of a chunk. A page holds one frame, and for a while two: what is more is held for an engine that
+ * answers nothing. Ranges taken out of the middle make more runs of what is there. */
+#define RUNS_MAX (4 * WIRE_CHUNK_PAGES)
+#define CUTS_MAX (8 * WIRE_CHUNK_PAGES)
 
 static size_t chunk_bytes(unsigned room)
 {
@@ -81,10 +85,12 @@ static bool has_all(const struct holdings_chunk *chunk, unsigned page, unsigned 
 }
 
 /* Make room for `extra` more runs. */
-static int grow(struct holdings *holdings, uint32_t number, unsigned extra)
+static int grow(struct holdings *holdings, uint32_t number, unsigned extra, unsigned most)
 {
     struct holdings_chunk *chunk = holdings->chunk[number];
     unsigned n = chunk ? chunk->n : 0, room = chunk ? chunk->room : 0;
+    if (n + extra > most)
+        return -ENOMEM;
     if (n + extra <= room)
         return 0;
 
@@ -148,7 +154,7 @@ int holdings_add(struct holdings *holdings, uint32_t page, uint32_t count, uint3
 
     if (holdings->chunk[number] && has_any(holdings->chunk[number], first, count, frame))
         return -EEXIST;
-    if (grow(holdings, number, 1))
+    if (grow(holdings, number, 1, RUNS_MAX))
         return -ENOMEM;
 
     struct holdings_chunk *chunk = holdings->chunk[number];
@@ -209,7 +215,8 @@ int holdings_remove(struct holdings *holdings, uint32_t page, uint32_t count, ui
         return -ENOENT;
     /* cutting the middle out of a run makes two of it; a range of several runs only shortens its ends */
     const struct run *run = &holdings->chunk[number]->run[find_pair(holdings->chunk[number], first, frame)];
-    if (run->first < first && run->first + (unsigned)run->count > first + count && grow(holdings, number, 1))
+    if (run->first < first && run->first + (unsigned)run->count > first + count &&
+        grow(holdings, number, 1, CUTS_MAX))
         return -ENOMEM;
 
     for (unsigned done = 0; done < count;) {

@@ -27,7 +27,7 @@ int holdings_open(struct holdings *holdings, uint64_t npages);
 void holdings_close(struct holdings *holdings);
 
 /* Add pairs (page+i, frame+i), i < count; the range lies in one chunk. Returns 0, -EEXIST (one of the pairs
- * is there: nothing was added), -ENOMEM. */
+ * is there: nothing was added), -ENOMEM (or the chunk holds as much as makes sense). */
 int holdings_add(struct holdings *holdings, uint32_t page, uint32_t count, uint32_t frame);
 
 /* Remove pairs. Returns 0; -ENOENT (one of the pairs is not there) or -ENOMEM: nothing was removed. */

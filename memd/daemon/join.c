@@ -236,7 +236,7 @@ static int send_welcome(struct session *session, uint32_t hello_flags)
     };
     snprintf(welcome.domain, sizeof welcome.domain, "%.63s", domain->name);
 
-    int fds[WELCOME_FDS_MAX] = {session->shm_fd, session->up.fd, session->down_fd};
+    int fds[WELCOME_FDS_MAX] = {session->shm_fd, session->peer_up_fd, session->peer_down_fd};
     size_t nfds = 3;
     int err = 0;
     for (unsigned i = 0; i < domain->nstores && !err; i++) {

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define SPARE_CANDIDATES 4096u
+
 /* An entry of region.huge: how many pages would go, and whether the engine has been told. */
 #define HUGE_ASKED 0x8000u
 #define HUGE_COUNT 0x7fffu
@@ -161,6 +163,11 @@ static void remember(struct match *m, uint64_t page_id, uint64_t hash)
     struct candidates *table = &m->index->candidates;
 
     candidates_make_room(table, hash, matcher_check, m->domain);
+    /* a page has one hash, and stale ones are swept before there are as many: who tells more makes them up */
+    if (table->used >= 2 * m->domain->numbered + SPARE_CANDIDATES) {
+        table->refused++;
+        return;
+    }
     candidates_insert(table, hash, page_id); /* no room: the page is looked at again when it was written */
 }
 

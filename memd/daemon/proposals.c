@@ -102,7 +102,9 @@ static bool is_doubted(const struct region *region, uint32_t page, uint32_t fram
 
 static bool write_merge(struct session *session, const struct proposal *p)
 {
-    struct wire_rec_merge *rec = channel_reserve(session, WIRE_REC_MERGE, sizeof *rec, KEEP_BYTES);
+    struct wire_rec_merge *rec = session->unanswered < PROPOSALS_UNANSWERED_MAX
+                                     ? channel_reserve(session, WIRE_REC_MERGE, sizeof *rec, KEEP_BYTES)
+                                     : NULL;
 
     if (!rec)
         return false;

@@ -3,8 +3,8 @@
  * proposals: tells engines which of their pages equal which frames.
  *
  * A proposal takes its references when it is made, before it is sent, so the frames stay. It goes to the down
- * ring, or waits in the session's queue for room there, or is dropped: references returned, counted. RESULT
- * gives back what was not merged.
+ * ring, or waits in the session's queue for room there (and while too many are unanswered), or is dropped:
+ * references returned, counted. RESULT gives back what was not merged.
  *
  * A hash proves nothing: a page may have the hash of a frame and other bytes. The engine says so (DIFFERS),
  * and hashes the page again, for it was moved. So that this ends, each session has a table of doubts: a small
@@ -21,10 +21,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROPOSALS_QUEUE_MAX    16384u /* runs waiting in memory for one session */
-#define PROPOSALS_DOUBTS_MAX   4u
-#define PROPOSALS_DOUBTS_BYTES 65536u
-#define PROPOSALS_DOUBTS_MS    300000u /* between two halvings */
+#define PROPOSALS_QUEUE_MAX 16384u /* runs waiting in memory for one session */
+/* MERGEs without a RESULT; what an engine and the rings take is less than two thirds of it. */
+#define PROPOSALS_UNANSWERED_MAX 32768u
+#define PROPOSALS_DOUBTS_MAX     4u
+#define PROPOSALS_DOUBTS_BYTES   65536u
+#define PROPOSALS_DOUBTS_MS      300000u /* between two halvings */
 
 struct session;
 struct region;

@@ -91,6 +91,7 @@ int region_new(struct vm *vm, const struct wire_msg_region_add *msg, int map_fd,
         region_free(region);
         return err;
     }
+    vm->domain->numbered += region->npages;
     *ret_region = region;
     return 0;
 }
@@ -113,8 +114,10 @@ bool region_next_entries(const struct region *region, uint64_t at, uint64_t *ret
 
 void region_detach(struct region *region)
 {
-    if (region->first_id)
+    if (region->first_id) {
         pages_release(&region->vm->core->pages, region->first_id, region->npages);
+        region->vm->domain->numbered -= region->npages;
+    }
     if (region->map)
         munmap((void *)region->map, region->map_bytes);
     if (region->map_fd >= 0)

@@ -190,6 +190,9 @@ void session_read(struct session *session)
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n <= 0) {
+            int fd = n < 0 ? -1 : take_fd(&header); /* a packet may be empty but for descriptors */
+            if (fd >= 0)
+                close(fd);
             if (session->vm && session_may_log(session))
                 log_info("VM %s (pid %d) has closed its session", session->vm->engine.name,
                          (int)session->pid);
@@ -239,6 +242,7 @@ static void start(struct core *core, int fd)
     session->core = core;
     session->sock = (struct loop_source){.fd = fd, .ready = on_socket};
     session->up.fd = session->down_fd = session->shm_fd = session->pidfd = -1;
+    session->peer_up_fd = session->peer_down_fd = -1;
     session->pid = peer.pid;
     session->uid = peer.uid;
     session->since_ns = clock_now_ns();

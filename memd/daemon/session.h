@@ -53,6 +53,7 @@ struct session {
 
     struct loop_source sock, up;
     int down_fd, shm_fd;
+    int peer_up_fd, peer_down_fd; /* the engine's ends of what wakes the two */
     struct wire_shm *shm;
     struct ring up_ring, down_ring;
     pid_t pid; /* of the peer, by the kernel's word */

@@ -351,6 +351,8 @@ static bool is_as_expected(const struct op *op, uint32_t i, const void *aside)
 /* Nobody can write these pages now. */
 static void judge_page(struct op *op, uint32_t i, const void *aside)
 {
+    if (op->fate[i] != FATE_HOLE) /* it has stayed: what is here is not its content */
+        return;
     if (op->kind[i] != PLAN_TARGET) {
         op->fate[i] = FATE_BACK;
     } else if (is_as_expected(op, i, aside)) {

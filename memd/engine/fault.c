@@ -34,6 +34,14 @@ struct server {
     unsigned ndeferred;
 };
 
+/* In the engine's own areas nobody has any business, but the kernel fills them when all of the VMM's memory
+ * is locked, and a debugger reads them: they get zeros, and are emptied before they are used. */
+static bool is_own(const struct memd *m, uint64_t hva)
+{
+    return hva - (uintptr_t)m->parking < PARKING_PAGES * PAGE_BYTES ||
+           hva - (uintptr_t)m->window < CHUNK_PAGES * PAGE_BYTES;
+}
+
 /* False: try again later. */
 static bool answer(struct memd *m, int uffd, uint64_t hva)
 {
@@ -41,6 +49,8 @@ static bool answer(struct memd *m, int uffd, uint64_t hva)
     int err = 0;
 
     if (!r) {
+        if (is_own(m, hva) && uffd_zero(uffd, (void *)hva, PAGE_BYTES) == -EAGAIN)
+            return false;
         uffd_wake(uffd, (void *)hva, PAGE_BYTES);
         return true;
     }

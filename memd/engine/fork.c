@@ -41,7 +41,7 @@ static struct child children[CHILDREN_MAX];
 static _Atomic unsigned nchildren;
 static _Atomic uint64_t looked_ns;
 static int fork_pipe[2] = {-1, -1};
-static bool handlers;
+static bool handlers, shared; /* shared: the fork under way shares memory of ours */
 
 static bool shares_fork(const struct memd *m)
 {
@@ -64,17 +64,16 @@ static void advise(struct memd *m, int advice)
 
 static void prepare(void)
 {
-    bool any = false;
-
     pthread_mutex_lock(&list_lock);
+    shared = false;
     for (struct memd *m = engines; m; m = m->next) {
         work_lock_api(m);
         if (shares_fork(m)) {
             advise(m, MADV_DOFORK);
-            any = true;
+            shared = true;
         }
     }
-    if (any && pipe2(fork_pipe, O_CLOEXEC))
+    if (shared && pipe2(fork_pipe, O_CLOEXEC))
         fork_pipe[0] = fork_pipe[1] = -1;
 }
 
@@ -115,6 +114,8 @@ static void parent(void)
                 atomic_fetch_add(&nchildren, 1);
         }
         fork_pipe[0] = fork_pipe[1] = -1;
+    } else if (shared) { /* no descriptor was left to hear from it: the same */
+        atomic_fetch_add(&nchildren, 1);
     }
     for (struct memd *m = engines; m; m = m->next)
         work_unlock_api(m);
@@ -203,9 +204,8 @@ static bool maps_store(pid_t pid)
 
 static bool child_gone(const struct child *c)
 {
-    if (readable(c->pidfd))
-        return true;
-    return readable(c->pipe) && !maps_store(c->pid);
+    /* the pipe first: the child may be dead, and children of its own that share the same memory alive */
+    return readable(c->pipe) && (readable(c->pidfd) || !maps_store(c->pid));
 }
 
 bool fork_pending(struct memd *m)

@@ -45,7 +45,8 @@ void hold_release(struct memd *m, bool force)
 {
     if (!m->parked || (!force && m->parked + CHUNK_PAGES <= PARKING_PAGES))
         return;
-    madvise(m->parking, m->parked * PAGE_BYTES, MADV_DONTNEED);
+    if (madvise(m->parking, m->parked * PAGE_BYTES, MADV_DONTNEED))
+        place_empty(m->parking, PARKING_PAGES * PAGE_BYTES);
     m->parked = 0;
 }
 
@@ -70,6 +71,8 @@ uint32_t hold_room(struct memd *m, uint32_t npages)
 {
     if (m->parked + npages > PARKING_PAGES)
         hold_release(m, true);
+    if (!m->parked)
+        place_empty(m->parking, PARKING_PAGES * PAGE_BYTES);
     m->parked += npages;
     return m->parked - npages;
 }

@@ -67,6 +67,14 @@ static void *map_guarded(uint64_t bytes, char **ret_map)
     return map + GUARD_BYTES;
 }
 
+/* An area of the engine's own, empty. mlockall() locks and fills it like any other memory of the VMM; it must
+ * not be either: nothing can be moved to where a page is, nor between locked memory and other. */
+void place_empty(char *area, uint64_t bytes)
+{
+    syscall(SYS_munlock, area, bytes); /* not by way of libc: sanitizers make it do nothing */
+    madvise(area, bytes, MADV_DONTNEED);
+}
+
 /* How memory is mapped that is to join a segment with these attributes. */
 static int anon_flags(uint32_t vma_flags)
 {
@@ -190,6 +198,7 @@ int place_window(struct memd *m, struct region *r, uint32_t page, uint32_t npage
 
     if (err)
         return err;
+    place_empty(m->window, bytes);
     if (mremap(m->window, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, hva) == MAP_FAILED)
         return -errno;
     return 0;

@@ -350,10 +350,21 @@ int scan_break_huge(struct memd *m, struct region *r, uint32_t page)
     return err;
 }
 
+/* All of it takes part: else a huge page there is somebody else's, or goes on beyond the region. */
+static bool may_be_huge(const struct region *r, uint32_t chunk)
+{
+    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk);
+    const struct segment *s = region_segment(r, first);
+
+    return end - first == CHUNK_PAGES && s && end <= s->first + s->npages;
+}
+
 static void chunk_look_huge(struct memd *m, struct region *r, uint32_t chunk)
 {
     bool was = r->chunks[chunk].huge;
 
+    if (!may_be_huge(r, chunk))
+        return;
     r->chunks[chunk].huge = false;
     scan_pages(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &query_huge, found_huge, NULL);
     if (was && !r->chunks[chunk].huge)

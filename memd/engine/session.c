@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -90,8 +91,8 @@ static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], u
     ssize_t n = recvmsg(m->session.sock, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     unsigned nfds = 0;
 
-    if (n <= 0)
-        return n == 0 ? -EPIPE : errno == EAGAIN ? 0 : -errno;
+    if (n < 0)
+        return errno == EAGAIN ? 0 : -errno;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&hdr); c; c = CMSG_NXTHDR(&hdr, c))
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
             nfds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
@@ -101,7 +102,7 @@ static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], u
     if (hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n < (ssize_t)sizeof *h || h->magic != WIRE_MAGIC ||
         h->bytes != n) {
         close_fds(fds, nfds);
-        return -EPROTO;
+        return n ? -EPROTO : -EPIPE;
     }
     *ret_nfds = nfds;
     return (int)n;
@@ -206,11 +207,15 @@ static int map_stores(struct session *s)
         struct stat st;
         if (fstat(s->store_fd[i], &st) || (uint64_t)st.st_size < s->store_bytes)
             return -EPROTO;
-        void *p = mmap(NULL, s->store_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
+        void *p = mmap(NULL, s->store_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
         if (p == MAP_FAILED)
             return -errno;
-        madvise(p, s->store_bytes, MADV_DONTFORK);
         s->store[i] = p;
+        /* under mlockall(MCL_FUTURE) a mapping that can be read is filled at once, the holes of the store,
+         * too: that would be all the memory the store may ever take */
+        syscall(SYS_munlock, p, s->store_bytes);
+        if (mprotect(p, s->store_bytes, PROT_READ) || madvise(p, s->store_bytes, MADV_DONTFORK))
+            return -errno;
     }
     return 0;
 }

@@ -15,6 +15,7 @@
 #define DRAIN_RECORDS  32u
 #define STATS_EVERY_NS 100000000ull
 #define SLEEP_MS_MAX   1000
+#define CHILD_MS       100 /* a forked child is looked for this often: nobody tells when it is gone */
 #define NICE_DEFAULT   5
 
 static void sample_cpu(struct memd *m)
@@ -81,6 +82,16 @@ static int sleep_ms(struct memd *m)
     return ms > SLEEP_MS_MAX ? SLEEP_MS_MAX : (int)ms;
 }
 
+/* There is something in the ring. Not always is it taken: then this is no reason to stay awake. */
+static int sleep_with_records(struct memd *m, int ms)
+{
+    if (atomic_load(&m->paused))
+        return ms;
+    if (fork_pending(m))
+        return ms < CHILD_MS ? ms : CHILD_MS;
+    return 0;
+}
+
 static void rest(struct memd *m, int sock, int kick, int ms)
 {
     struct pollfd fds[] = {{sock, POLLIN, 0}, {kick, POLLIN, 0}, {m->wake_worker, POLLIN, 0}};
@@ -105,7 +116,7 @@ void *worker_main(void *arg)
         if (!more) {
             ms = sleep_ms(m);
             if (m->session.state == SESSION_LIVE && !ring_sleep(&m->session.down))
-                ms = atomic_load(&m->paused) ? ms : 0;
+                ms = sleep_with_records(m, ms);
             session_stats(m);
         }
         work_unlock_worker(m);

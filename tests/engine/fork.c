@@ -21,12 +21,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #define NPAGES   1024u
+#define ORPHAN_S 20u
 #define RESTS_MS 300u /* long enough for an engine that does not rest to show it */
 
 static struct wire_rec_budget full;
@@ -165,6 +167,108 @@ static void frames_stay(void **state)
                                                : i < 512 ? 0
                                                          : unique(i)) < 0,
               "page %u differs", i);
+    close(go[0]);
+    close(go[1]);
+    rig_close(&rig);
+}
+
+/* The child goes at once, and leaves a child of its own that has the same memory. */
+static int leave_a_child(void *arg)
+{
+    pid_t pid = fork();
+
+    if (!pid) {
+        alarm(ORPHAN_S); /* it has no parent to die with */
+        _exit(look(arg));
+    }
+    return pid < 0;
+}
+
+static void check_rests(struct rig *rig, int go)
+{
+    uint64_t merges = kit_stats(rig->memd).merges;
+    uint32_t other = script_frames(rig->script, rig_page(rig, 512), 100);
+
+    usleep(RESTS_MS * 1000 / 2);
+    script_merge(rig->vm, rig->region, 512, other, 100);
+    usleep(RESTS_MS * 1000);
+    EQUALS(kit_stats(rig->memd).merges, merges);
+    CHECK(write(go, "x", 1) == 1, "write");
+}
+
+static void grandchild(void **state)
+{
+    struct rig rig = fork_open(unique);
+    struct child c = {.rig = &rig, .contents = unique};
+    int go[2];
+
+    (void)state;
+    CHECK(!pipe2(go, O_NONBLOCK | O_CLOEXEC), "pipe");
+    c.go = go[0];
+    EQUALS(rig_merge(&rig, 0, 512), 512);
+    kit_reap(kit_fork(leave_a_child, &c));
+    check_rests(&rig, go[1]);
+    CHECK(script_fence(rig.vm), "the session is over");
+    EQUALS(kit_stats(rig.memd).merges, 612);
+    rig_check(&rig, unique);
+    close(go[0]);
+    close(go[1]);
+    rig_close(&rig);
+}
+
+/* No descriptor is free to hear from the child. */
+static int no_descriptors(void *arg)
+{
+    struct rig rig = fork_open(unique);
+    struct child c = {.rig = &rig, .contents = unique};
+    struct rlimit limit, none = {.rlim_cur = 3, .rlim_max = 3};
+    int go[2];
+
+    (void)arg;
+    CHECK(!pipe2(go, O_NONBLOCK | O_CLOEXEC), "pipe");
+    c.go = go[0];
+    EQUALS(rig_merge(&rig, 0, 512), 512);
+    CHECK(!getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
+    none.rlim_max = limit.rlim_max;
+    CHECK(!setrlimit(RLIMIT_NOFILE, &none), "setrlimit");
+    pid_t pid = fork();
+    if (!pid) {
+        alarm(ORPHAN_S);
+        _exit(look(&c));
+    }
+    CHECK(pid > 0 && !setrlimit(RLIMIT_NOFILE, &limit), "fork, setrlimit");
+    check_rests(&rig, go[1]);
+    EQUALS(kit_wait(pid), 0);
+    rig_check(&rig, unique);
+    _exit(0); /* merging rests for good: nothing can be closed that waits for it */
+}
+
+static void forked_without_descriptors(void **state)
+{
+    (void)state;
+    kit_reap(kit_fork(no_descriptors, NULL));
+}
+
+/* What the daemon says meanwhile waits, and the worker sleeps. */
+static void worker_rests(void **state)
+{
+    struct rig rig = fork_open(unique);
+    struct child c = {.rig = &rig, .contents = unique};
+    int go[2];
+
+    (void)state;
+    CHECK(!pipe2(go, O_CLOEXEC), "pipe");
+    c.go = go[0];
+    pid_t pid = kit_fork(look, &c);
+    script_round(rig.vm);
+    usleep(RESTS_MS * 1000);
+    uint64_t before = kit_stats(rig.memd).cpu_ns;
+    usleep(3 * RESTS_MS * 1000);
+    uint64_t used = kit_stats(rig.memd).cpu_ns - before;
+    CHECK(used < RESTS_MS * 1000000ull / 2, "the engine has used %llu ms of %u",
+          (unsigned long long)used / 1000000, 3 * RESTS_MS);
+    CHECK(write(go[1], "x", 1) == 1, "write");
+    kit_reap(pid);
     close(go[0]);
     close(go[1]);
     rig_close(&rig);
@@ -416,7 +520,8 @@ int main(void)
         cmocka_unit_test(child_sees_all), cmocka_unit_test(frames_stay),
         cmocka_unit_test(exec_ends_it),   cmocka_unit_test(in_the_child),
         cmocka_unit_test(excluded),       cmocka_unit_test(inherited_after_close),
-        cmocka_unit_test(many_forks),
+        cmocka_unit_test(grandchild),     cmocka_unit_test(forked_without_descriptors),
+        cmocka_unit_test(worker_rests),   cmocka_unit_test(many_forks),
     };
 
     kit_begin();

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -198,12 +199,44 @@ static void discarded_in_part(void **state)
     rig_close(&rig);
 }
 
+/* The region ends amid a huge page that takes no part: that one is not surveyed. */
+static void cut_by_the_end(void **state)
+{
+    static struct wire_rec_budget budget;
+    struct script_options options = {.budget = &budget};
+    char *ram = guest_map(4 * CHUNK, true);
+    char *locked = ram + 2 * CHUNK;
+
+    (void)state;
+    budget = script_budget_full();
+    for (uint32_t i = 0; i < 2048; i++)
+        guest_fill(ram + i * PAGE, 1 + i);
+    CHECK(!syscall(SYS_mlock, locked, 2 * CHUNK), "mlock");
+    if (kit_smaps(locked, 2 * CHUNK).anon_huge_bytes != 2 * CHUNK)
+        kit_skip("the kernel gives no transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled)");
+    struct rig rig = rig_open_at(&options, ram + CHUNK / 2, 1024);
+    script_wait_rounds(rig.vm, 4);
+    pthread_mutex_lock(&rig.script->lock);
+    EQUALS(rig.vm->surveyed, 512);
+    EQUALS(rig.vm->sessions_seen, 1);
+    pthread_mutex_unlock(&rig.script->lock);
+    script_break(rig.vm, rig.region, 768);
+    CHECK(script_fence(rig.vm), "the session is over");
+    EQUALS(kit_smaps(locked, 2 * CHUNK).anon_huge_bytes, 2 * CHUNK);
+    for (uint32_t i = 0; i < 2048; i++)
+        CHECK(guest_differs(ram + i * PAGE, 1 + i) < 0, "page %u differs", i);
+    rig.npages = 0;
+    rig_close(&rig);
+    guest_unmap(ram, 4 * CHUNK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_whole),
         cmocka_unit_test(broken_on_order),
         cmocka_unit_test(discarded_in_part),
+        cmocka_unit_test(cut_by_the_end),
     };
 
     kit_begin();

@@ -9,6 +9,7 @@
  *
  * memd-test: timeout=120 san=address
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -156,6 +157,64 @@ static void many_names(void)
     CHECK(refused >= 32, "one process has %u VMs", 64 - refused);
 }
 
+static pid_t memd_pid;
+
+static unsigned memd_fds(void)
+{
+    char path[64];
+    unsigned n = 0;
+
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)memd_pid);
+    DIR *dir = opendir(path);
+    CHECK(dir, "%s", path);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* Packets of no bytes, with descriptors. */
+static void empty_packets(void)
+{
+    const struct timespec ms100 = {.tv_nsec = 100000000};
+    unsigned before = memd_fds(), after = 0;
+
+    for (int i = 0; i < 50; i++) {
+        static struct peer p;
+        char reason[WIRE_REASON_BYTES];
+        peer_connect(&p, run_dir);
+        const int fds[4] = {p.sock, p.sock, p.sock, p.sock}, n = i % 2 ? 4 : 1;
+        CHECK(!peer_send(&p, "", 0, fds, (size_t)n), "send");
+        peer_end(&p, reason);
+        close(p.sock);
+    }
+    for (int i = 0; i < 20 && (!i || after > before + 10); i++) {
+        nanosleep(&ms100, NULL);
+        after = memd_fds();
+    }
+    CHECK(after <= before + 10, "%u descriptors, %u before", after, before);
+}
+
+/* What wakes the engine is as full as it gets, and who writes to it would wait: memd must not. */
+static void blocked_kick(void)
+{
+    static struct peer p;
+    const struct timespec ms = {.tv_nsec = 1000000};
+    uint64_t most = UINT64_MAX - 1;
+
+    peer_join(&p, run_dir, "liar", "common");
+    ssize_t ignored = write(p.kick_down, &most, sizeof most);
+    (void)ignored;
+    CHECK(!fcntl(p.kick_down, F_SETFL, 0) && !fcntl(p.kick_up, F_SETFL, 0), "F_SETFL");
+    for (unsigned i = 0; i < 200; i++) {
+        atomic_store(&p.shm->down.waiting, 1);
+        peer_hash(&p, i * 2, 1000 + i);
+        peer_hash(&p, i * 2 + 1, 1000 + i);
+        peer_kick(&p);
+        nanosleep(&ms, NULL);
+    }
+}
+
 /* ---------------------------------------------------------------- memd, and the guest that minds its bytes
  */
 
@@ -238,8 +297,12 @@ static void run_all(void)
     static const struct {
         const char *name;
         void (*run)(void);
-    } others[] = {
-        {"false_hashes", false_hashes}, {"flood", flood}, {"crowd", crowd}, {"many_names", many_names}};
+    } others[] = {{"false_hashes", false_hashes},
+                  {"flood", flood},
+                  {"crowd", crowd},
+                  {"many_names", many_names},
+                  {"empty_packets", empty_packets},
+                  {"blocked_kick", blocked_kick}};
 
     for (size_t i = 0; i < nlies; i++)
         in_process(run_liar, &lies[i], lies[i].name);
@@ -301,7 +364,7 @@ int main(void)
     fclose(f);
 
     char *const memd[] = {"memd", "--run-dir", run_dir, "--state-dir", state, "--config", config, NULL};
-    pid_t memd_pid = spawn("memd", memd, out);
+    memd_pid = spawn("memd", memd, out);
     await_text(out, "memd: ready");
     char *const guest[] = {"memvm",  "--accel",   "thread", "--mem",    "32",     "--shared",
                            "50",     "--zero",    "30",     "--name",   "honest", "--domain",
@@ -316,6 +379,6 @@ int main(void)
     CHECK(last_number(guest_out, "\"merges\": ") > 0, "nothing of the guest was merged");
     CHECK(end_program(memd_pid, SIGTERM) == 0, "memd did not end well");
     CHECK(!rmdir(run_dir), "%s: left behind in %s", strerror(errno), run_dir);
-    printf("%zu liars\n", nlies + 4);
+    printf("%zu liars\n", nlies + 6);
     return 0;
 }

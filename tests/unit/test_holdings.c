@@ -171,11 +171,60 @@ static void any_order_of_changes_is_the_same_as_pairs(void **state)
     close_both(&b);
 }
 
+/* A VM that is proposed things and never answers: none may be forgotten, and it is not for ever more. */
+static void one_chunk_takes_only_so_many(void **state)
+{
+    struct holdings h;
+    uint64_t taken = 0, removed = 0;
+
+    (void)state;
+    assert_int_equal(holdings_open(&h, CHUNK), 0);
+    for (uint32_t f = 0; f < 140; f++)
+        for (uint32_t page = 0; page < CHUNK; page++) {
+            int err = holdings_add(&h, page, 1, 1 + f * 4096 + page * 3);
+            assert_true(!err || err == -ENOMEM);
+            taken += !err;
+        }
+    assert_int_equal(h.pages, taken);
+    assert_true(h.bytes < 1u << 16);
+    for (uint32_t f = 0; f < 140; f++)
+        for (uint32_t page = 0; page < CHUNK; page++)
+            removed += !holdings_remove(&h, page, 1, 1 + f * 4096 + page * 3);
+    assert_int_equal(removed, taken);
+    assert_int_equal(h.pages, 0);
+    holdings_close(&h);
+}
+
+/* Long ones, of which every second page is taken out: all of it, or nothing. */
+static void one_chunk_is_cut_only_so_often(void **state)
+{
+    struct holdings h;
+    uint64_t taken = 0, removed = 0;
+
+    (void)state;
+    assert_int_equal(holdings_open(&h, CHUNK), 0);
+    for (uint32_t f = 0; f < 600; f++)
+        taken += holdings_add(&h, 0, CHUNK, 1 + f * 4096) ? 0 : CHUNK;
+    for (uint32_t f = 0; f < 600; f++)
+        for (uint32_t page = 1; page < CHUNK; page += 2) {
+            int err = holdings_remove(&h, page, 1, 1 + f * 4096 + page);
+            assert_true(!err || err == -ENOMEM);
+            removed += !err;
+        }
+    assert_int_equal(h.pages, taken - removed);
+    for (uint32_t f = 0; f < 600; f++)
+        if (f * CHUNK < taken)
+            assert_true(holdings_has(&h, 0, 1, 1 + f * 4096));
+    holdings_close(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(runs_join_and_part),
         cmocka_unit_test(claims_out_of_range_are_refused),
+        cmocka_unit_test(one_chunk_takes_only_so_many),
+        cmocka_unit_test(one_chunk_is_cut_only_so_often),
         cmocka_unit_test(any_order_of_changes_is_the_same_as_pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

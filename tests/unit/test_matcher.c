@@ -518,6 +518,20 @@ static void test_flood_of_one_hash(void **state)
     assert_int_equal(frames_used(world), 0);
 }
 
+/* As many hashes for each page as agree with what its map says of it: no more memory than the pages call for.
+ */
+static void test_many_hashes_for_a_page(void **state)
+{
+    struct world *world = *state;
+    struct world_vm *a = world_vm(world, world->domain[0], 512, 0);
+
+    for (uint32_t i = 0; i < 512; i++)
+        for (uint64_t page = 0; page < 512; page++)
+            world_hash_as(a, (uint32_t)page, page << 55 | page * 37 % 512 << 40 | (uint64_t)i << 28 | page);
+    assert_true(candidates_of(world)->used <= 2 * 512 + 4096);
+    world_check(world);
+}
+
 /* ---------------------------------------------------------------- huge pages */
 
 static void test_survey(void **state)
@@ -663,6 +677,7 @@ int main(void)
         TEST(test_answers_not_asked_for),
         TEST(test_store_full),
         TEST(test_hold_back),
+        TEST(test_many_hashes_for_a_page),
         TEST(test_flood_of_one_hash),
         TEST(test_survey),
         TEST(test_survey_counts_later),

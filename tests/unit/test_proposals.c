@@ -4,6 +4,7 @@
 #include "memd/daemon/proposals.h"
 
 #include "memd/common/clock.h"
+#include "memd/daemon/channel.h"
 #include "tests/unit/world.h"
 
 #include <errno.h>
@@ -302,6 +303,27 @@ static void test_doubts(void **state)
     world_check(f->world);
 }
 
+/* It takes what it is sent out of the ring and answers nothing: what it holds stays within bounds. */
+static void none_without_end_for_an_engine_that_answers_none(void **state)
+{
+    struct fixture *f = *state;
+    _Alignas(8) char buf[WIRE_REC_BYTES_MAX];
+    uint32_t sent = 0;
+
+    for (uint32_t i = 0; i < 3 * PAGES; i++) {
+        propose(f, i % PAGES, 1, f->frame + (i * 7 + i / PAGES) % 512);
+        if (i % 256)
+            continue;
+        proposals_flush(f->vm->session);
+        channel_flush_all(f->world->core);
+        for (int n; (n = ring_pop(&f->vm->down, buf, sizeof buf)) > 0;)
+            sent += ((struct wire_rec *)buf)->type == WIRE_REC_MERGE;
+    }
+    assert_true(sent > 4096);
+    assert_true(held(f) <= PROPOSALS_QUEUE_MAX + PROPOSALS_UNANSWERED_MAX);
+    assert_true(f->vm->session->unanswered <= PROPOSALS_UNANSWERED_MAX);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -317,6 +339,7 @@ int main(void)
         TEST(test_region_goes_while_proposals_wait),
         TEST(test_part_merged),
         TEST(test_lies),
+        TEST(none_without_end_for_an_engine_that_answers_none),
         TEST(test_doubts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

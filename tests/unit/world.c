@@ -109,6 +109,7 @@ static struct region *make_region(struct world_vm *w, uint32_t npages, uint32_t 
     assert_int_equal(holdings_open(&region->holdings, npages), 0);
     region->first_id = pages_number(&w->vm->core->pages, region, npages);
     assert_int_not_equal(region->first_id, 0);
+    w->vm->domain->numbered += npages;
     w->vm->region[0] = region;
     return region;
 }
