@@ -158,8 +158,11 @@ void session_close(struct memd *m)
             munmap((void *)s->store[i], s->store_bytes);
         close(s->store_fd[i]);
     }
-    if (s->sock >= 0)
+    if (s->sock >= 0) {
+        shutdown(s->sock,
+                 SHUT_RDWR); /* a helper process may hold it open: to the daemon we would still be here */
         close(s->sock);
+    }
     if (s->kick_up >= 0)
         close(s->kick_up);
     if (s->kick_down >= 0)
