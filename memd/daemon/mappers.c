@@ -105,8 +105,10 @@ static int compare_pids(const void *a, const void *b)
 static int look_at_all(const struct mappers_search *s)
 {
     DIR *dir = opendir(s->proc_root);
-    int err = dir ? 0 : -errno;
+    int err = 0;
 
+    if (!dir)
+        return -errno;
     while (!err) {
         errno = 0;
         struct dirent *d = readdir(dir);
@@ -119,8 +121,7 @@ static int look_at_all(const struct mappers_search *s)
             continue;
         err = s->stop && atomic_load(s->stop) ? -ECANCELED : look_at(s, pid);
     }
-    if (dir)
-        closedir(dir);
+    closedir(dir);
     return err;
 }
 
