@@ -28,7 +28,9 @@
  * its own account (the "holdings" of each VM): a MERGE proposal adds one reference per page when it is sent;
  * RESULT takes back those that were not merged; DROPPED takes back those no longer needed. A claim that is
  * not in the VM's own holdings is a protocol error and ends that session: a lying engine can only hurt
- * itself. When the VM's process is dead (pidfd), all it held is dropped.
+ * itself. When the VM's process is dead (pidfd), all it held is dropped. A forked child that maps frames is
+ * nobody's engine: while there can be one (struct wire_stats, `forks`), no frame is freed before the daemon
+ * has seen that no such process maps a store.
  *
  * Untrusted: the daemon copies a record out of the ring before it looks at it and checks every field; the
  * engine does the same and treats whatever it is told as a proposal that may be stale or wrong.
@@ -169,7 +171,12 @@ struct wire_stats {
     _Atomic uint64_t would_save_pages; /* estimate mode: zero pages seen, not dropped */
     _Atomic uint64_t state;            /* enum wire_vm_state */
     _Atomic uint64_t backlog_pages;    /* quiet pages waiting for budget or ring space */
+    /* 1, and one more for each fork that let guest memory into a child, stored before the fork: such a child
+     * maps frames no page map speaks for. 0: the engine has not said, or takes it back: it closes the
+     * session. WIRE_FORKS_HEIR: the engine's process is such a child itself. */
+    _Atomic uint64_t forks;
 };
+#define WIRE_FORKS_HEIR UINT64_MAX
 enum wire_vm_state { WIRE_VM_RUNNING = 0, WIRE_VM_PAUSED = 1, WIRE_VM_MAP_COUNT = 2, WIRE_VM_CLOSING = 3 };
 
 struct wire_shm {

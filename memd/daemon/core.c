@@ -255,6 +255,7 @@ static void release(struct core *core)
 {
     struct domain *domain, *next;
 
+    heirs_close(core);
     cds_list_for_each_entry_safe (domain, next, &core->domains, link)
         domain_close(domain);
     jobs_close(&core->jobs);

@@ -313,6 +313,7 @@ static int reopen(struct core *core, const char *dir)
         domain_close(domain);
         return err;
     }
+    heirs_suspect(domain);
     uint64_t frames = 0;
     for (unsigned i = 0; i < domain->nstores; i++)
         frames += domain->stores[i].used;

@@ -13,10 +13,12 @@
  * after they were retired. An engine that is stopped delays them for ever; one whose process is dead does not
  * count. While an engine of an earlier daemon has not come back (`awaited`), nothing is retired at all,
  * because nobody knows what it holds; when the last is back or dead, all frames without references are.
+ * Children that VMMs have forked do not answer fences: heirs.h sees to them.
  */
 #ifndef MEMD_DAEMON_DOMAIN_H
 #define MEMD_DAEMON_DOMAIN_H
 
+#include "memd/daemon/heirs.h"
 #include "memd/daemon/index.h"
 #include "memd/daemon/loop.h"
 #include "memd/daemon/registry.h"
@@ -59,6 +61,8 @@ struct domain {
     struct domain_limbo retired, fenced; /* waiting for the next fence; for this one */
     uint64_t retired_ns;                 /* when the first of `retired` was */
     uint64_t fence;                      /* number of the last fence sent */
+
+    struct heirs heirs;
 
     uint64_t full_frames; /* in use when a store ran full; 0: none has, or all was hashed again since */
     uint64_t rescan_ns;   /* when that was asked for */

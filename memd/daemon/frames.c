@@ -168,7 +168,7 @@ void domain_tend_fence(struct domain *domain, uint64_t now_ns)
     struct vm *vm;
 
     if (domain->fenced.n) {
-        if (!everybody_answered(domain))
+        if (!everybody_answered(domain) || !heirs_are_none(domain))
             return;
         free_frames(domain, &domain->fenced);
     }

@@ -74,6 +74,7 @@ static void leave_vm(struct session *session)
     jobs_session_lost(vm);
     exports_abandon(session);
     proposals_drop_all(session);
+    heirs_session_ends(vm);
     for (unsigned i = 0; i < vm->domain->nstores; i++)
         store_lease_end(&vm->domain->stores[i], &session->lease[i]);
     vm->session = NULL;
@@ -196,6 +197,7 @@ void session_read(struct session *session)
             if (session->vm && session_may_log(session))
                 log_info("VM %s (pid %d) has closed its session", session->vm->engine.name,
                          (int)session->pid);
+            session->hung_up = true;
             session_drop(session);
             return;
         }

@@ -49,6 +49,7 @@ struct session {
     struct vm *vm; /* NULL while GREETING */
     enum session_state state;
     bool ended;
+    bool hung_up;      /* by the peer */
     uint64_t since_ns; /* in this state */
 
     struct loop_source sock, up;

@@ -12,6 +12,7 @@
  *   vm        processes, regions, page maps      jobs      unmerge, settle, estimate
  *   place     where sockets and stores are       snapshot  everything, for users
  *   tick      what is done from time to time     ask       requests of users
+ *   heirs     children of VMMs that map frames   mappers   processes that map a file
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -59,6 +60,7 @@ struct core {
     struct exports exports;
     struct jobs jobs;
     struct advice_shares advice;
+    struct heirs_searches heirs;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

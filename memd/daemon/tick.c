@@ -159,6 +159,7 @@ void core_tick(struct core *core, uint64_t now_ns)
     }
     tick_vms(core, now_ns);
     advice_tick(core, now_ns);
+    heirs_tick(core, now_ns);
     cds_list_for_each_entry (domain, &core->domains, link)
         domain_tend_fence(domain, now_ns);
     jobs_tick(core);

@@ -34,6 +34,7 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
     vm->pidfd = (struct loop_source){.fd = pidfd, .ready = on_process_dead};
     vm->fence = domain->fence; /* it knows no frame yet, or its map will be counted before it takes part */
     vm->pass.started_ns = clock_now_ns();
+    vm->forks = vm->forks_cleared = 1; /* nothing it has heard from us is in a child */
 
     int err = registry_write(domain->dir_fd, engine);
     if (!err) {
@@ -72,6 +73,7 @@ void vm_gone(struct vm *vm)
     struct core *core = vm->core;
     struct domain *domain = vm->domain;
 
+    heirs_vm_leaves(vm);
     if (vm->session)
         session_drop(vm->session);
     keep_counters(&core->departed, vm);

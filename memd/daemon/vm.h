@@ -70,6 +70,8 @@ struct vm {
     uint64_t estimate_job;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
+    uint64_t forks;      /* without a session: what it said last (struct wire_stats); 0: not known */
+    uint64_t forks_cleared, forks_asked; /* no heir was found when it said this; a search began when it did */
     uint64_t merged_ever, dropped_proposals;
     struct vm_stats stats;
     struct vm_pass pass;

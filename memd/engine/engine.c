@@ -71,6 +71,7 @@ static void set_defaults(struct memd *m, const struct memd_options *o)
     m->flags = o->flags;
     m->worker_nice = o->worker_nice;
     m->pid = getpid();
+    m->forks = fork_is_heir() ? WIRE_FORKS_HEIR : 1;
     m->uffd_a = m->uffd_b = m->pagemap = m->wake_worker = m->wake_fault = -1;
     m->session = (struct session){.sock = -1, .kick_up = -1, .kick_down = -1};
     m->max_map_count = read_max_map_count();

@@ -218,6 +218,7 @@ struct memd {
     _Atomic uint64_t cpu_ns, vmas_now, metadata_bytes;
     struct stats stats;
     struct memd *next; /* of all engines, for fork */
+    uint64_t forks;    /* struct wire_stats */
     pid_t pid;         /* of the process the engine works for: a forked child's copy is inert */
     int nodes;         /* NUMA nodes of the machine */
     int worker_nice;
@@ -406,5 +407,6 @@ void *worker_main(void *arg);
 void fork_enlist(struct memd *m);
 void fork_delist(struct memd *m);
 bool fork_pending(struct memd *m); /* a child may still share our pages */
+bool fork_is_heir(void);           /* this process was forked with memory of an engine in it */
 
 #endif

@@ -11,6 +11,10 @@
  * until the child has exited or executed another program. The child tells its pid through a pipe whose write
  * end closes with exec or exit; a child that only closed all its descriptors is found out by its mappings.
  *
+ * A child of the child may be missed, and all of them may outlive us: what can be in use by whom is not for
+ * the engine to find out. It counts the forks that shared memory where the daemon sees it, which then looks
+ * for such processes before it frees a frame.
+ *
  * In the child the engine does not exist: its descriptors are closed (the daemon must not take the child for
  * the VMM), and every API call returns -ECHILD.
  */
@@ -41,7 +45,9 @@ static struct child children[CHILDREN_MAX];
 static _Atomic unsigned nchildren;
 static _Atomic uint64_t looked_ns;
 static int fork_pipe[2] = {-1, -1};
-static bool handlers, shared; /* shared: the fork under way shares memory of ours */
+static bool handlers;
+static bool shared; /* the fork under way lets memory in */
+static bool heir;   /* this process is such a child */
 
 static bool shares_fork(const struct memd *m)
 {
@@ -70,6 +76,10 @@ static void prepare(void)
         work_lock_api(m);
         if (shares_fork(m)) {
             advise(m, MADV_DOFORK);
+            if (m->forks != WIRE_FORKS_HEIR)
+                m->forks++;
+            if (m->session.shm) /* before there is a child: it may outlive us, and this is the last we say */
+                atomic_store(&m->session.shm->stats.forks, m->forks);
             shared = true;
         }
     }
@@ -151,7 +161,8 @@ static void child(void)
                 close(children[i].pidfd);
             children[i].used = false;
         }
-    /* this process has no engines: it may fork, and open some of its own */
+    /* this process has no engines: it may fork, and open some of its own, which say what it has inherited */
+    heir |= shared;
     engines = NULL;
     atomic_store(&nchildren, 0);
     fork_pipe[0] = fork_pipe[1] = -1;
@@ -177,6 +188,11 @@ void fork_delist(struct memd *m)
             break;
         }
     pthread_mutex_unlock(&list_lock);
+}
+
+bool fork_is_heir(void)
+{
+    return heir;
 }
 
 static bool readable(int fd)

@@ -150,15 +150,20 @@ void session_close(struct memd *m)
     bool warned = s->warned;
 
     apply_forget(m);
-    if (s->shm)
+    if (s->shm) {
+        atomic_store(&s->shm->stats.forks, 0); /* forks from here on are not told */
         munmap(s->shm, sizeof *s->shm);
+    }
     for (unsigned i = 0; i < s->nstores; i++) {
         if (s->store[i])
             munmap((void *)s->store[i], s->store_bytes);
         close(s->store_fd[i]);
     }
-    if (s->sock >= 0)
+    if (s->sock >= 0) {
+        shutdown(s->sock,
+                 SHUT_RDWR); /* a helper process may hold it open: to the daemon we would still be here */
         close(s->sock);
+    }
     if (s->kick_up >= 0)
         close(s->kick_up);
     if (s->kick_down >= 0)
@@ -181,7 +186,7 @@ static void fail(struct memd *m, const char *what, int err)
 /* ---- handshake */
 
 /* The daemon's, yet not trusted to be what it should: a shorter one would be a SIGBUS. */
-static int map_shm(struct session *s, int fd)
+static int map_shm(struct session *s, int fd, uint64_t forks)
 {
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
@@ -196,6 +201,7 @@ static int map_shm(struct session *s, int fd)
     if (s->shm->magic != WIRE_MAGIC || s->shm->ring_bytes != WIRE_RING_BYTES ||
         s->shm->export_slots != WIRE_EXPORT_SLOTS)
         return -EPROTO;
+    atomic_store(&s->shm->stats.forks, forks);
     ring_init(&s->up, &s->shm->up, s->shm->up_data);
     ring_init(&s->down, &s->shm->down, s->shm->down_data);
     return 0;
@@ -277,7 +283,7 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
     memcpy(s->store_fd, fds + 3, w->nstores * sizeof *fds);
     if (w->flags & WIRE_WELCOME_UFFD)
         close(fds[nfds - 1]);
-    int err = map_shm(s, fds[0]);
+    int err = map_shm(s, fds[0], m->forks);
     close(fds[0]);
     if (!err)
         err = map_stores(s);

@@ -8,13 +8,17 @@
 
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -235,18 +239,73 @@ static void regions_without_daemon(void **state)
     rig_close(&rig);
 }
 
-/* The daemon does not answer, or takes its leave in the middle of the handshake. */
-static void mute_daemon(void **state)
+/* A socket in a directory of its own, with nobody behind it but the test. */
+static int listen_in(char dir[96])
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    char dir[96];
 
-    (void)state;
-    snprintf(dir, sizeof dir, "%s/mute.XXXXXX", kit_tmp());
+    snprintf(dir, 96, "%s/mute.XXXXXX", kit_tmp());
     CHECK(mkdtemp(dir), "%s: %s", dir, strerror(errno));
     snprintf(addr.sun_path, sizeof addr.sun_path, "%s/%s", dir, WIRE_SOCKET_NAME);
     int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     CHECK(!bind(sock, (struct sockaddr *)&addr, sizeof addr) && !listen(sock, 4), "bind");
+    return sock;
+}
+
+static void listen_end(int sock, const char *dir)
+{
+    char path[128];
+
+    close(sock);
+    snprintf(path, sizeof path, "%s/%s", dir, WIRE_SOCKET_NAME);
+    unlink(path);
+    rmdir(dir);
+}
+
+/* A child that fork handlers do not see, and that holds whatever is open. */
+static pid_t clone_helper(void)
+{
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    CHECK(pid > 0, "clone: %s", strerror(errno));
+    return pid;
+}
+
+/* The daemon sees the end of a session whose descriptor somebody else holds. */
+static void helper_holds_the_socket(void **state)
+{
+    char dir[96], buf[512];
+    struct timeval limit = {.tv_sec = BACK_MS / 1000};
+
+    (void)state;
+    int sock = listen_in(dir);
+    struct memd *m = kit_engine("vm", dir);
+    int peer = accept(sock, NULL, NULL);
+    CHECK(peer >= 0 && recv(peer, buf, sizeof buf, 0) == sizeof(struct wire_msg_hello), "no HELLO");
+    pid_t pid = clone_helper();
+    CHECK(send(peer, "nonsense", 8, 0) == 8, "send: %s", strerror(errno));
+    CHECK(!setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), "SO_RCVTIMEO");
+    ssize_t n = recv(peer, buf, sizeof buf, 0);
+    CHECK(n == 0, "the session looks alive: %zd, %s", n, n < 0 ? strerror(errno) : "a message");
+    kill(pid, SIGKILL);
+    CHECK(waitpid(pid, NULL, 0) == pid, "waitpid");
+    close(peer);
+    OK(memd_close(m, 5000));
+    listen_end(sock, dir);
+}
+
+/* The daemon does not answer, or takes its leave in the middle of the handshake. */
+static void mute_daemon(void **state)
+{
+    char dir[96];
+
+    (void)state;
+    int sock = listen_in(dir);
     char *ram = guest_map(CHUNK, false);
     guest_fill(ram, 1);
     struct memd *m = kit_engine("vm", dir);
@@ -265,18 +324,15 @@ static void mute_daemon(void **state)
     CHECK(kit_ms() - start < 3000, "close waits for the daemon");
     CHECK(guest_differs(ram, 1) < 0, "page 0 differs");
     close(peer);
-    close(sock);
+    listen_end(sock, dir);
     guest_unmap(ram, CHUNK);
-    unlink(addr.sun_path);
-    rmdir(dir);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(slow_to_adopt),
-        cmocka_unit_test(regions_without_daemon),
-        cmocka_unit_test(mute_daemon),
+        cmocka_unit_test(slow_to_adopt),   cmocka_unit_test(regions_without_daemon),
+        cmocka_unit_test(mute_daemon),     cmocka_unit_test(helper_holds_the_socket),
         cmocka_unit_test(vanish_anywhere),
     };
 

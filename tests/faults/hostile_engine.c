@@ -35,7 +35,6 @@
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-char run_dir[108];
 static const char *domain;
 
 static uint32_t random_number(void)

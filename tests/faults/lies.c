@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+char run_dir[108];
+
 /* ---------------------------------------------------------------- at the door */
 
 static void no_protocol(struct peer *p)

@@ -18,6 +18,6 @@ extern const struct liar lies[];
 extern const size_t nlies;
 
 /* Where memd is. */
-extern char run_dir[];
+extern char run_dir[108];
 
 #endif

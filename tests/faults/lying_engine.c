@@ -31,8 +31,6 @@
 
 #define READY_MS 20000
 
-char run_dir[] = "/dev/shm/memd-test.XXXXXX";
-
 static void tell_lie(const struct liar *liar)
 {
     static struct peer peer;
@@ -351,6 +349,7 @@ int main(void)
         puts("skip: needs /dev/userfaultfd");
         return 77;
     }
+    strcpy(run_dir, "/dev/shm/memd-test.XXXXXX");
     CHECK(tmp && mkdtemp(run_dir), "no directory");
     main_pid = getpid();
     atexit(remove_run_dir);

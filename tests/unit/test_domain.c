@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -58,6 +59,7 @@ static void end_core(bool killed)
     struct domain *domain, *next;
     struct vm *vm, *next_vm;
 
+    heirs_close(core);
     cds_list_for_each_entry_safe (vm, next_vm, &core->vms, link) {
         if (!killed) {
             vm_gone(vm);
@@ -168,6 +170,18 @@ static enum frame_state state_of(struct domain *domain, uint32_t number)
 static void tend(struct domain *domain)
 {
     domain_tend_fence(domain, clock_now_ns() + 10 * CLOCK_S);
+}
+
+/* Until a search for heirs has ended. */
+static void search(void)
+{
+    uint64_t before = core->heirs.number;
+
+    core->heirs.next_ns = 0;
+    do {
+        heirs_tick(core, clock_now_ns());
+        usleep(1000);
+    } while (core->heirs.number == before || core->heirs.running);
 }
 
 /* ---------------------------------------------------------------- joining */
@@ -285,6 +299,102 @@ static void numbers_that_are_no_frames(void **state)
     assert_non_null(domain_frame(domain, 1));
 }
 
+/* ---------------------------------------------------------------- heirs */
+
+/* A child that maps the domain's store; the test's own process counts as a VM. */
+static pid_t spawn_heir(struct domain *domain)
+{
+    char byte;
+    int fds[2];
+
+    assert_int_equal(pipe(fds), 0);
+    pid_t pid = fork();
+    if (!pid) {
+        void *map = mmap(NULL, WIRE_PAGE_BYTES, PROT_READ, MAP_PRIVATE, domain->stores[0].fd, 0);
+        ssize_t n = write(fds[1], "x", 1);
+        pause();
+        _exit(map == MAP_FAILED || n != 1);
+    }
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    close(fds[0]);
+    close(fds[1]);
+    return pid;
+}
+
+static void retire_one(struct vm *vm, uint32_t frame)
+{
+    domain_ref(vm->domain, frame, 1);
+    domain_unref(vm->domain, frame, 1);
+    tend(vm->domain);
+    vm->fence = vm->domain->fence;
+    tend(vm->domain);
+}
+
+static void an_heir_keeps_frames(void **state)
+{
+    pid_t pid = spawn();
+    struct registry_entry a = entry_of(getpid(), "a"), b = entry_of(pid, "b");
+    (void)state;
+
+    struct vm *x = join(&a, "web"), *y = join(&b, "web");
+    struct domain *domain = x->domain;
+    uint32_t first = make_frame(domain, 1), second = make_frame(domain, 2), third = make_frame(domain, 3);
+    pid_t heir = spawn_heir(domain);
+    y->forks = 0; /* its session has ended */
+    vm_gone(y);
+    retire_one(x, first);
+    assert_int_equal(state_of(domain, first), FRAME_LIMBO);
+    search();
+    tend(domain);
+    assert_int_equal(state_of(domain, first), FRAME_LIMBO);
+    assert_true(core->heirs.next_ns > clock_now_ns());
+    reap(heir);
+    search();
+    tend(domain);
+    assert_int_equal(state_of(domain, first), FRAME_FREE);
+    retire_one(x, second); /* that was the last doubt */
+    assert_int_equal(state_of(domain, second), FRAME_FREE);
+
+    x->forks = 2; /* and a living one says that it has forked */
+    retire_one(x, third);
+    assert_int_equal(state_of(domain, third), FRAME_LIMBO);
+    heirs_tick(core, core->heirs.next_ns + CLOCK_S);
+    x->forks = 3; /* again, after the search has begun */
+    while (core->heirs.running)
+        heirs_tick(core, clock_now_ns());
+    tend(domain);
+    assert_int_equal(state_of(domain, third), FRAME_LIMBO);
+    search();
+    tend(domain);
+    assert_int_equal(state_of(domain, third), FRAME_FREE);
+    reap(pid);
+}
+
+/* It has an engine of its own, which does not speak for what it has inherited. */
+static void an_heir_may_be_a_vm(void **state)
+{
+    struct registry_entry a = entry_of(getpid(), "a");
+    (void)state;
+
+    struct vm *x = join(&a, "web");
+    struct domain *domain = x->domain;
+    pid_t heir = spawn_heir(domain);
+    struct registry_entry b = entry_of(heir, "b");
+    struct vm *y = join(&b, "web");
+    uint32_t frame = make_frame(domain, 1);
+    y->forks = WIRE_FORKS_HEIR;
+    y->fence = UINT64_MAX;
+    retire_one(x, frame);
+    search();
+    tend(domain);
+    assert_int_equal(state_of(domain, frame), FRAME_LIMBO);
+    reap(heir);
+    vm_gone(y);
+    search();
+    tend(domain);
+    assert_int_equal(state_of(domain, frame), FRAME_FREE);
+}
+
 /* ---------------------------------------------------------------- after a restart */
 
 static void restart(void)
@@ -331,6 +441,9 @@ static void engines_of_an_earlier_daemon_are_awaited(void **state)
     assert_int_equal(state_of(domain, used), FRAME_LIVE);
     tend(domain);
     vm->fence = domain->fence;
+    tend(domain);
+    assert_int_equal(state_of(domain, unused), FRAME_LIMBO); /* who knows what an earlier VM has forked */
+    search();
     tend(domain);
     assert_int_equal(state_of(domain, unused), FRAME_FREE);
     assert_int_equal(store_block_bytes(&domain->stores[0]), WIRE_PAGE_BYTES);
@@ -388,6 +501,8 @@ int main(void)
         TEST(the_last_one_takes_the_files_along),
         TEST(a_frame_is_free_when_all_have_answered),
         TEST(numbers_that_are_no_frames),
+        TEST(an_heir_keeps_frames),
+        TEST(an_heir_may_be_a_vm),
         TEST(engines_of_an_earlier_daemon_are_awaited),
         TEST(what_nobody_can_use_is_removed),
         TEST(a_private_domain_is_found_by_its_process),

@@ -120,8 +120,12 @@ struct world_vm *world_vm(struct world *world, struct domain *domain, uint32_t n
 
     assert_in_range(world->nvms, 0, WORLD_VMS_MAX - 1);
     *w = (struct world_vm){.vm = calloc(1, sizeof *w->vm), .session = calloc(1, sizeof *w->session)};
-    *w->vm = (struct vm){
-        .core = world->core, .domain = domain, .session = w->session, .id = ++world->nvms, .merge_on = true};
+    *w->vm = (struct vm){.core = world->core,
+                         .domain = domain,
+                         .session = w->session,
+                         .id = ++world->nvms,
+                         .merge_on = true,
+                         .forks_cleared = 1};
     cds_list_add_tail(&w->vm->link, &world->core->vms);
     cds_list_add_tail(&w->vm->domain_link, &domain->vms);
 
@@ -131,6 +135,7 @@ struct world_vm *world_vm(struct world *world, struct domain *domain, uint32_t n
     s->state = SESSION_LIVE;
     s->shm = mmap(NULL, sizeof *s->shm, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(s->shm, MAP_FAILED);
+    atomic_store(&s->shm->stats.forks, 1);
     ring_init(&s->down_ring, &s->shm->down, s->shm->down_data);
     ring_init(&w->down, &s->shm->down, s->shm->down_data);
     exports_queue_init(&s->exports);
