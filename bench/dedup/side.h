@@ -58,7 +58,7 @@ struct side_cost side_cost(const struct side *side);
 /* Watch memory and CPU until savings stop growing. */
 struct side_curve {
     double s, cpu_s;     /* from enrolment to 95% of what is saved in the end */
-    double end_cpu_s;    /* and to the last sample that saved more than all before it by 0.1% */
+    double end_cpu_s;    /* and to 99.9% */
     double idle_cpus;    /* CPUs used at the end of the watch */
     uint64_t saved;      /* bytes, in the end; not net of what the kernel keeps */
     uint64_t full_scans; /* KSM: passes begun and ended meanwhile */

@@ -122,7 +122,7 @@ static void print_estimate(struct ctl *ctl, const json_t *job)
     int64_t guest_bytes = ctl_get_int(job, "guest_bytes"), saves = ctl_get_int(job, "would_save_bytes");
     char text[CTL_SIZE_BYTES];
 
-    fprintf(ctl->out, "of %s of guest memory %s are zero and %s duplicates of %s\n",
+    fprintf(ctl->out, "of %s of guest memory %s are zero, and %s duplicates that need %s of frames\n",
             ctl_size(guest, guest_bytes), ctl_size(zero, ctl_get_int(job, "zero_bytes")),
             ctl_size(duplicate, ctl_get_int(job, "duplicate_bytes")),
             ctl_size(frames, ctl_get_int(job, "frame_bytes")));

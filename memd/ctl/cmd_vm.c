@@ -106,7 +106,8 @@ enum ctl_result ctl_vm_show(struct ctl *ctl)
     char path[CTL_PATH_BYTES];
     json_t *vm;
 
-    if (!ctl->args[0][0] || ctl_http_path(path, sizeof path, "/v1/vms/", ctl->args[0])) {
+    if (!ctl->args[0][0] || strchr(ctl->args[0], '/') || /* which the daemon would take for a longer path */
+        ctl_http_path(path, sizeof path, "/v1/vms/", ctl->args[0])) {
         ctl_error(ctl, "'%.80s' is no VM's name", ctl->args[0]);
         return CTL_FAILED;
     }

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -233,8 +234,12 @@ static void check_kvm(const struct doctor *doctor, struct finding *finding)
         fix(finding,
             "modprobe kvm_intel || modprobe kvm_amd; enable virtualization in the firmware or hypervisor");
     } else {
+        struct stat st = {0};
         found(finding, FINDING_WARN, "%s: %s", path, strerror(errno));
-        fix(finding, "usermod -a -G kvm $(id -un %u)", (unsigned)geteuid());
+        if (!stat(path, &st) && (st.st_mode & 0060) == 0060 && st.st_gid != 0)
+            fix(finding, "usermod -a -G %u $(id -un %u)", (unsigned)st.st_gid, (unsigned)geteuid());
+        else
+            fix(finding, "setfacl -m u:%u:rw %s", (unsigned)geteuid(), path);
     }
 }
 

@@ -259,13 +259,29 @@ static const struct command *command_find(int nwords, char *const words[])
     return NULL;
 }
 
+/* No command of these words. Of a family's, say which there are. */
+static enum ctl_result command_unknown(struct ctl *ctl, int nwords, char *const words[])
+{
+    char family[64] = "";
+    size_t used = 0;
+
+    for (size_t i = 0; i < NCOMMANDS; i++)
+        if (commands[i].word2 && !strcmp(commands[i].word, words[0]) && used < sizeof family)
+            used += (size_t)snprintf(family + used, sizeof family - used, "%s%s", used ? "|" : "",
+                                     commands[i].word2);
+    if (!used)
+        return usage_error(ctl, "unknown command '%.40s'", words[0]);
+    if (nwords == 1)
+        return usage_error(ctl, "`memctl %s` needs %s", words[0], family);
+    return usage_error(ctl, "`memctl %s` needs %s, not '%.40s'", words[0], family, words[1]);
+}
+
 static enum ctl_result command_run(struct ctl *ctl, unsigned given, int nwords, char *const words[])
 {
     const struct command *command = command_find(nwords, words);
 
     if (!command)
-        return usage_error(ctl, "unknown command '%.40s%s%.40s'", words[0], nwords > 1 ? " " : "",
-                           nwords > 1 ? words[1] : "");
+        return command_unknown(ctl, nwords, words);
     int taken = command->word2 ? 2 : 1;
     unsigned extra = given & ~(command->options | OPT_ALWAYS);
     for (size_t i = 0; i < NOPTIONS; i++)

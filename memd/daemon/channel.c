@@ -273,7 +273,9 @@ static int take_token(struct session *session, const void *buf, size_t bytes)
         if (!session->unmerge_id || session->unmerge_due || token->id != session->unmerge_id)
             return -EPROTO;
         session->unmerge_id = 0;
-        session->budget_due = true; /* the engine takes merging for off until it is told twice */
+        /* the engine takes merging for off until it is told so and then that it is on, which may have been
+         * asked for meanwhile */
+        session->rescan_due = true;
         jobs_unmerged(vm, token->error);
         return 0;
     }

@@ -246,6 +246,21 @@ static void post_settle(struct control_request *request, struct control_reply *r
     reply_job(reply, result, job, NULL);
 }
 
+/* Which of these VMs is not connected; NULL if all of them are by now. */
+static const char *first_absent(struct core *core, size_t n, const char *const *names)
+{
+    struct core_snapshot *snapshot;
+    const char *absent = NULL;
+
+    if (core_snapshot_take(core, &snapshot))
+        return NULL;
+    for (size_t i = 0; i < n && !absent; i++)
+        if (!vm_find(snapshot, names[i]))
+            absent = names[i];
+    core_snapshot_free(snapshot);
+    return absent;
+}
+
 static void post_estimate(struct control_request *request, struct control_reply *reply)
 {
     const char *names[CORE_VMS_MAX];
@@ -272,10 +287,11 @@ static void post_estimate(struct control_request *request, struct control_reply 
             return;
     }
     int result = core_estimate_start(request->core, n, names, &job);
-    if (result == -ENOENT)
-        reply_error(reply, ENOENT, "a VM in the list is not connected");
+    const char *absent = result == -ENOENT ? first_absent(request->core, n, names) : NULL;
+    if (result == -ENOENT && !absent)
+        reply_error(reply, ENOENT, "a VM in the list was not connected; try again");
     else
-        reply_job(reply, result, job, NULL);
+        reply_job(reply, result, job, absent);
 }
 
 /* ---------------------------------------------------------------- jobs */

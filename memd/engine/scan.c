@@ -45,7 +45,7 @@ static const struct scan_query query_written = {
     .ret = PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
 };
 static const struct scan_query query_zero = {.mask = PAGE_IS_PFNZERO, .ret = PAGE_IS_PFNZERO};
-static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE};
+static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE | PAGE_IS_PFNZERO};
 /* In store mappings (WP not allowed: not registered with A), private pages: written since the merge. */
 static const struct scan_query query_broken = {
     .inverted = PAGE_IS_WPALLOWED | PAGE_IS_FILE,
@@ -107,9 +107,21 @@ static void found_written(struct memd *m, struct region *r, uint32_t page, uint3
 static void found_huge(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
                        void *arg)
 {
-    (void)m, (void)categories, (void)arg;
+    (void)m, (void)arg;
     for (uint32_t p = page; p < page + npages; p = chunk_end(r, chunk_of(r, p)))
         r->chunks[chunk_of(r, p)].huge = true;
+    if (categories & PAGE_IS_PFNZERO)
+        return;
+    /* what was dropped or discarded is there again: the kernel has filled the chunk with a huge page at once
+     */
+    for (uint32_t p = page; p < page + npages; p++) {
+        uint64_t e = page_get(r, p);
+        if (entry_state(e) == WIRE_PAGE_ZERO || entry_state(e) == WIRE_PAGE_GONE)
+            page_set(r, p,
+                     entry_make(WIRE_PAGE_PRIVATE,
+                                (uint32_t)(e & (WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED)), 0,
+                                entry_frame(e)));
+    }
 }
 
 static void found_broken(struct memd *m, struct region *r, uint32_t page, uint32_t npages,

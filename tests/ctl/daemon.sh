@@ -145,6 +145,14 @@ ctl 0 merge on g1
 ctl 0 settle --timeout 90
 [ "$(of g1 pages_sharing)" -gt 1500 ] || fail "g1 did not merge again"
 
+# ---- switched on again in the middle of an unmerge: merged once more, however the two meet
+for _ in 1 2 3 4 5; do
+    curl -sS --unix-socket "$dir/control.sock" --data '{"vm": "all"}' http://memd/v1/unmerge >"$tmp/out"
+    ctl 0 merge on
+    ctl 0 settle --timeout 60
+    [ "$(of g1 pages_sharing)" -gt 1500 ] || fail "g1 did not merge again"
+done
+
 # ---- one that leaves is gone, what it did is not
 merges=$(total merges)
 guest_end g2

@@ -25,9 +25,11 @@ err "^Usage: memctl"
 ctl 2 frobnicate
 err "unknown command 'frobnicate'; see memctl --help"
 ctl 2 vm
-err "unknown command 'vm'"
+err '`memctl vm` needs list\|show; see'
 ctl 2 vm eat alpha
+err "needs list\|show, not 'eat'"
 ctl 2 merge maybe
+err "needs on\|off, not 'maybe'"
 ctl 2 status extra
 err "'extra' is too much"
 ctl 2 unmerge
@@ -142,14 +144,16 @@ err "no VM 'gamma'"
 ctl 0 settle --timeout 20
 out "^settled after [0-9.]+ s$"
 ctl 0 estimate
-out "^of 512 MiB of guest memory 200 MiB are zero and 100 MiB duplicates of 30.0 MiB$"
+out "^of 512 MiB of guest memory 200 MiB are zero, and 100 MiB duplicates that need 30.0 MiB of frames$"
 out "^merging would save 270 MiB \(52.7%\)$"
 [ "$(tell get last_nvms)" = 0 ] || fail "estimate named VMs"
 ctl 0 estimate alpha 2 --json
 out '"would_save_bytes": 283115520'
 [ "$(tell get last_nvms)" = 2 ] || fail "estimate did not name two VMs"
 ctl 1 estimate alpha gamma
-err "not connected"
+err "no VM 'gamma' is connected"
+ctl 1 vm show alpha/../beta
+err "'alpha/../beta' is no VM's name"
 fake job_error=12
 ctl 1 unmerge alpha
 err "^memctl: unmerge failed: does not fit: 120 MiB wanted, 40 MiB available$"

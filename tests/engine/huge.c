@@ -15,6 +15,10 @@
 
 #include <cmocka.h>
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -230,13 +234,40 @@ static void cut_by_the_end(void **state)
     guest_unmap(ram, 4 * CHUNK);
 }
 
+static void wait_zero_pages(const struct rig *rig, uint64_t want)
+{
+    for (uint64_t limit = kit_ms() + SCRIPT_WAIT_MS; kit_stats(rig->memd).zero_pages != want; usleep(2000))
+        CHECK(kit_ms() < limit, "%llu zero pages are counted, not %llu",
+              (unsigned long long)kit_stats(rig->memd).zero_pages, (unsigned long long)want);
+}
+
+/* Pages that were dropped, and written and made one huge page of while nobody looked, are not counted as
+ * zero. */
+static void filled_again(void **state)
+{
+    static struct survey survey;
+    struct rig rig = huge_open(&survey);
+
+    (void)state;
+    script_break(rig.vm, rig.region, ZEROED * 512);
+    wait_zero_pages(&rig, 256);
+    script_merging(rig.vm, false);
+    CHECK(script_fence(rig.vm), "the session is over");
+    for (uint32_t i = ZEROED * 512; i < (ZEROED + 1) * 512; i++)
+        guest_fill(rig_page(&rig, i), 1 + i);
+    if (madvise(rig_page(&rig, ZEROED * 512), CHUNK, MADV_COLLAPSE))
+        kit_skip("MADV_COLLAPSE");
+    script_merging(rig.vm, true);
+    wait_zero_pages(&rig, 0);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kept_whole),
-        cmocka_unit_test(broken_on_order),
-        cmocka_unit_test(discarded_in_part),
-        cmocka_unit_test(cut_by_the_end),
+        cmocka_unit_test(kept_whole),        cmocka_unit_test(broken_on_order),
+        cmocka_unit_test(discarded_in_part), cmocka_unit_test(cut_by_the_end),
+        cmocka_unit_test(filled_again),
     };
 
     kit_begin();
