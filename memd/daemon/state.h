@@ -74,6 +74,7 @@ struct core {
     struct log_limit peer_log;     /* for what peers cause */
     struct log_limit warn_log;
     uint64_t tick_ns, slow_tick_ns, trimmed_ns;
+    bool heap_trim_due; /* a VM has settled since the heap was trimmed */
     char warning[CORE_REASON_BYTES];
     uint64_t warned_ns;
 };

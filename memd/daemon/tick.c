@@ -17,6 +17,7 @@
 #include "memd/daemon/state.h"
 
 #include <errno.h>
+#include <malloc.h>
 
 #define WARNING_SHOWN_NS (60 * CLOCK_S)
 #define SLOW_TICK_NS     CLOCK_S
@@ -56,6 +57,8 @@ static void end_pass(struct vm *vm, uint64_t now_ns)
     uint64_t started_ns = vm->pass.started_ns, found = vm_found_ever(vm) - vm->pass.found_before;
     bool settled = found * SETTLED_SHARE < vm_guest_pages(vm);
 
+    if (settled && !vm->settled)
+        vm->core->heap_trim_due = true;
     if (settled != vm->settled)
         log_debug("VM %s: %s, %llu pages found in the last pass", vm->engine.name,
                   settled ? "settled" : "not settled", (unsigned long long)found);
@@ -144,6 +147,10 @@ static void trim(struct core *core, uint64_t now_ns)
             candidates_trim(&domain->indexes[i].candidates);
             index_trim(&domain->indexes[i]);
         }
+    /* what it took to get a VM settled was freed amid the heap, which keeps it */
+    if (core->heap_trim_due)
+        malloc_trim(0);
+    core->heap_trim_due = false;
 }
 
 void core_tick(struct core *core, uint64_t now_ns)

@@ -135,6 +135,7 @@ struct session {
     int store_fd[WIRE_NODES_MAX];
     const uint8_t *store[WIRE_NODES_MAX]; /* mapped shared, read-only */
     uint64_t store_bytes;
+    uint32_t trimmed_pos; /* of the up ring, when its memory was given back */
     unsigned nstores;
     bool warned;                   /* "no daemon" was logged */
     bool broken;                   /* the ring makes no sense; ended in the next turn */
@@ -397,6 +398,7 @@ void session_announce(struct memd *m, struct region *r);
 void session_retire(struct memd *m, struct region *r);
 void session_stats(struct memd *m);
 void session_round_done(struct memd *m);
+void session_trim(struct memd *m); /* nothing was found in a while */
 bool merging_on(const struct memd *m);
 bool scanning_on(struct memd *m);
 

@@ -455,6 +455,8 @@ static void round_finish(struct memd *m, uint64_t now)
     atomic_fetch_add_explicit(&m->stats.hashed_pages, o->hashed, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->stats.written_pages, o->written, memory_order_relaxed);
     session_round_done(m);
+    if (!digesting)
+        session_trim(m);
 }
 
 static void scan_chunks(struct memd *m, struct region *r, uint32_t first, uint32_t end)

@@ -592,6 +592,17 @@ void session_kick(struct memd *m)
         fail(m, "eventfd", -errno);
 }
 
+/* Gives the memory of the up ring back: only we write it, and all of it has been copied out. */
+void session_trim(struct memd *m)
+{
+    struct session *s = &m->session;
+
+    if (s->state != SESSION_LIVE || s->up.pos == s->trimmed_pos || ring_room(&s->up) != WIRE_RING_BYTES)
+        return;
+    madvise(s->shm->up_data, sizeof s->shm->up_data, MADV_REMOVE);
+    s->trimmed_pos = s->up.pos;
+}
+
 /* ---- statistics */
 
 #define PUT(field, value) atomic_store_explicit(&st->field, (value), memory_order_relaxed)
