@@ -213,6 +213,7 @@ struct memd {
     uint64_t tokens_ns;
     double heal_tokens;
     bool unmerged;        /* merging stays off until the next BUDGET with MERGE after one without */
+    bool probe_warned;    /* that clone() is refused */
     bool map_count_short; /* a mapping was refused for want of map count; cleared by time */
     uint64_t map_count_retry_ns, pin_retry_ns, cpu_sampled_ns;
     uint64_t vmas_used, max_map_count;

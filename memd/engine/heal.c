@@ -178,11 +178,12 @@ static void probe_pins(struct memd *m, struct heal *h)
             h->left++;
         }
     }
-    if (pid < 0)
+    if (pid >= 0)
+        end_probe(pid);
+    else if (!m->probe_warned)
         log_msg(m, MEMD_LOG_WARN,
                 "cannot tell pinned pages (clone: %d): written pages stay in store mappings", errno);
-    else
-        end_probe(pid);
+    m->probe_warned = pid < 0;
 }
 
 static bool any_broken(const struct heal *h)
@@ -313,6 +314,8 @@ uint32_t heal_chunk(struct memd *m, struct region *r, uint32_t chunk, uint32_t n
             for (uint32_t q = p; left && q < p + n; q++) /* not again before the pins are retried */
                 if (entry_state(page_get(r, q)) == WIRE_PAGE_BROKEN)
                     page_set(r, q, page_get(r, q) | WIRE_PAGE_F_PINNED);
+            if (left && !m->pin_retry_ns)
+                m->pin_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
         }
         p += n ? n : 1;
     }
