@@ -589,7 +589,7 @@ void session_kick(struct memd *m)
 
     if (m->session.state == SESSION_LIVE && ring_publish(&m->session.up) &&
         write(m->session.kick_up, &one, sizeof one) < 0 && errno != EAGAIN)
-        fail(m, "eventfd", -errno);
+        fail(m, "kicking it", -errno);
 }
 
 /* Gives the memory of the up ring back: only we write it, and all of it has been copied out. */

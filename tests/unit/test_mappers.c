@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Who maps a file: from a /proc of the test's own, and of real processes. */
 #include "memd/daemon/mappers.h"
+#include "tests/unit/tree.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,38 +19,6 @@
 
 #include <cmocka.h>
 
-static char root[] = "proc.XXXXXX";
-
-static void put(const char *name, const char *text)
-{
-    char path[300];
-
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    for (char *slash = path + strlen(root) + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
-        *slash = '\0';
-        mkdir(path, 0755);
-    }
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
-
-static int make_root(void **state)
-{
-    (void)state;
-    return !mkdtemp(root);
-}
-
-static int remove_root(void **state)
-{
-    char command[64];
-
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", root);
-    return system(command);
-}
-
 #define HEAP  "555500000000-555500021000 rw-p 00000000 00:00 0                          [heap]\n"
 #define STORE "7f0000000000-7f0000001000 r--p 00005000 00:1a 77          /x/node0.frames (deleted)\n"
 
@@ -57,7 +26,7 @@ static pid_t found(ino_t ino, const pid_t *skip, size_t nskip)
 {
     struct mappers_file file = {.dev = makedev(0, 0x1a), .ino = ino};
     struct mappers_search search = {
-        .proc_root = root, .file = &file, .nfiles = 1, .skip = skip, .nskip = nskip};
+        .proc_root = tree_root, .file = &file, .nfiles = 1, .skip = skip, .nskip = nskip};
 
     assert_int_equal(mappers_find(&search), 0);
     return file.pid;
@@ -68,20 +37,21 @@ static void files_of_maps(void **state)
     const pid_t skip[] = {20, 21};
     (void)state;
 
-    put("self/maps", STORE);
-    put("1/maps", HEAP);
-    put("2/maps", ""); /* a kernel thread */
-    put("2/task/2/maps", "");
-    put("3/maps", "7f0000000000-7f0000001000 r--p 00005000 00:1b 77 /another/device\nnonsense 00:1a 77\n");
+    tree_put("self/maps", STORE);
+    tree_put("1/maps", HEAP);
+    tree_put("2/maps", ""); /* a kernel thread */
+    tree_put("2/task/2/maps", "");
+    tree_put("3/maps",
+             "7f0000000000-7f0000001000 r--p 00005000 00:1b 77 /another/device\nnonsense 00:1a 77\n");
     assert_int_equal(found(77, NULL, 0), 0);
-    put("20/maps", HEAP STORE);
+    tree_put("20/maps", HEAP STORE);
     assert_int_equal(found(77, NULL, 0), 20);
     assert_int_equal(found(78, NULL, 0), 0);
     assert_int_equal(found(77, skip, 2), 0);
     /* the first thread has ended, another maps it */
-    put("4/maps", "");
-    put("4/task/4/maps", "");
-    put("4/task/9/maps", STORE HEAP);
+    tree_put("4/maps", "");
+    tree_put("4/task/4/maps", "");
+    tree_put("4/task/9/maps", STORE HEAP);
     assert_int_equal(found(77, skip, 2), 4);
 }
 
@@ -93,10 +63,10 @@ static void searches_that_fail(void **state)
     (void)state;
 
     assert_int_equal(mappers_find(&search), -ENOENT);
-    search.proc_root = root;
+    search.proc_root = tree_root;
     search.stop = &stop;
     assert_int_equal(mappers_find(&search), -ECANCELED);
-    put("30/maps/is-a-directory", "");
+    tree_put("30/maps/is-a-directory", "");
     search.stop = NULL;
     assert_int_equal(mappers_find(&search), -EISDIR);
 }
@@ -141,8 +111,8 @@ static void a_real_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(files_of_maps, make_root, NULL),
-        cmocka_unit_test_setup_teardown(searches_that_fail, NULL, remove_root),
+        cmocka_unit_test_setup_teardown(files_of_maps, tree_make, NULL),
+        cmocka_unit_test_setup_teardown(searches_that_fail, NULL, tree_remove),
         cmocka_unit_test(a_real_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

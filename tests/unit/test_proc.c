@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What is read of /proc: from files of the test's own, and of this process. */
 #include "memd/daemon/proc.h"
+#include "tests/unit/tree.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -15,38 +16,6 @@
 
 #include <cmocka.h>
 
-static char root[] = "proc.XXXXXX";
-
-static void put(const char *name, const char *text)
-{
-    char path[300];
-
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    for (char *slash = path + strlen(root) + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
-        *slash = '\0';
-        mkdir(path, 0755);
-    }
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
-
-static int make_root(void **state)
-{
-    (void)state;
-    return !mkdtemp(root);
-}
-
-static int remove_root(void **state)
-{
-    char command[64];
-
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", root);
-    return system(command);
-}
-
 #define REST "1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 3 0 987654 1000 20 18446744073709551615\n"
 
 static void start_times(void **state)
@@ -54,20 +23,20 @@ static void start_times(void **state)
     uint64_t start = 0;
     (void)state;
 
-    put("10/stat", "10 (vmm) S " REST);
-    assert_int_equal(proc_start_time(root, 10, &start), 0);
+    tree_put("10/stat", "10 (vmm) S " REST);
+    assert_int_equal(proc_start_time(tree_root, 10, &start), 0);
     assert_int_equal(start, 987654);
-    put("11/stat", "11 (a ) R (b) 5 6) D " REST); /* a name can hold anything */
+    tree_put("11/stat", "11 (a ) R (b) 5 6) D " REST); /* a name can hold anything */
     start = 0;
-    assert_int_equal(proc_start_time(root, 11, &start), 0);
+    assert_int_equal(proc_start_time(tree_root, 11, &start), 0);
     assert_int_equal(start, 987654);
-    put("12/stat", "12 (zombie) Z " REST);
-    assert_int_equal(proc_start_time(root, 12, &start), -ESRCH);
-    put("13/stat", "13 (cut) S 1 2 3");
-    assert_int_equal(proc_start_time(root, 13, &start), -EPROTO);
-    put("14/stat", "");
-    assert_int_equal(proc_start_time(root, 14, &start), -EPROTO);
-    assert_int_equal(proc_start_time(root, 15, &start), -ESRCH);
+    tree_put("12/stat", "12 (zombie) Z " REST);
+    assert_int_equal(proc_start_time(tree_root, 12, &start), -ESRCH);
+    tree_put("13/stat", "13 (cut) S 1 2 3");
+    assert_int_equal(proc_start_time(tree_root, 13, &start), -EPROTO);
+    tree_put("14/stat", "");
+    assert_int_equal(proc_start_time(tree_root, 14, &start), -EPROTO);
+    assert_int_equal(proc_start_time(tree_root, 15, &start), -ESRCH);
 }
 
 static void memory(void **state)
@@ -75,23 +44,23 @@ static void memory(void **state)
     struct proc_memory m;
     (void)state;
 
-    put("meminfo", "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\n");
-    assert_int_equal(proc_read_memory(root, &m), 0);
+    tree_put("meminfo", "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\n");
+    assert_int_equal(proc_read_memory(tree_root, &m), 0);
     assert_int_equal(m.total_bytes, 2 << 20);
     assert_int_equal(m.available_bytes, 1 << 20);
-    put("meminfo", "MemTotal:       2048 kB\n");
-    assert_int_equal(proc_read_memory(root, &m), -EPROTO);
+    tree_put("meminfo", "MemTotal:       2048 kB\n");
+    assert_int_equal(proc_read_memory(tree_root, &m), -EPROTO);
     assert_int_equal(proc_read_memory("/nowhere", &m), -ENOENT);
 }
 
 static void map_count(void **state)
 {
     (void)state;
-    assert_int_equal(proc_max_map_count(root, 7), 7);
-    put("sys/vm/max_map_count", "1048576\n");
-    assert_int_equal(proc_max_map_count(root, 7), 1048576);
-    put("sys/vm/max_map_count", "many\n");
-    assert_int_equal(proc_max_map_count(root, 7), 7);
+    assert_int_equal(proc_max_map_count(tree_root, 7), 7);
+    tree_put("sys/vm/max_map_count", "1048576\n");
+    assert_int_equal(proc_max_map_count(tree_root, 7), 1048576);
+    tree_put("sys/vm/max_map_count", "many\n");
+    assert_int_equal(proc_max_map_count(tree_root, 7), 7);
 }
 
 static void a_pidfd_names_one_process(void **state)
@@ -126,5 +95,5 @@ int main(void)
         cmocka_unit_test(map_count),
         cmocka_unit_test(a_pidfd_names_one_process),
     };
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, tree_make, tree_remove);
 }
