@@ -5,6 +5,7 @@
 #include "kit.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -213,6 +214,14 @@ bool script_wait(struct script_vm *vm, script_until *until, void *arg, unsigned 
     return yes;
 }
 
+/* An engine that has closed a moment ago is live until its session's end has been noticed. */
+static bool has_left(const struct script_vm *vm)
+{
+    struct pollfd fd = {.fd = vm->sock, .events = POLLRDHUP};
+
+    return poll(&fd, 1, 0) != 0;
+}
+
 struct script_vm *script_wait_vm(struct script *s, const char *name)
 {
     uint64_t limit = kit_ms() + SCRIPT_WAIT_MS;
@@ -221,7 +230,8 @@ struct script_vm *script_wait_vm(struct script *s, const char *name)
     pthread_mutex_lock(&s->lock);
     while (!vm) {
         for (unsigned i = 0; i < SCRIPT_VMS_MAX; i++)
-            if (s->vm[i] && s->vm[i]->state == VM_LIVE && !strcmp(s->vm[i]->name, name))
+            if (s->vm[i] && s->vm[i]->state == VM_LIVE && !strcmp(s->vm[i]->name, name) &&
+                !has_left(s->vm[i]))
                 vm = s->vm[i];
         CHECK(vm || kit_ms() < limit, "engine %s did not join", name);
         if (!vm)

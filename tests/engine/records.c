@@ -25,6 +25,8 @@ static struct script_region *region_of(struct script_vm *vm, const struct wire_r
 {
     struct script_region *r = rec->region < WIRE_REGIONS_MAX ? &vm->region[rec->region] : NULL;
 
+    if (r && !r->used) /* it was announced before this was written, but the socket is another channel */
+        script_take_messages(vm);
     if (!r || !r->used || page >= r->npages || count > r->npages - page || !count ||
         !in_one_chunk(r, page, count)) {
         script_violation(vm, "record %u names pages %u+%u of region %u", rec->type, page, count, rec->region);
@@ -199,9 +201,9 @@ static void take_record(struct script_vm *vm, const void *buf, uint32_t bytes)
 int records_take(struct script_vm *vm)
 {
     _Alignas(8) uint8_t buf[WIRE_REC_BYTES_MAX];
-    int n;
+    int n = 0;
 
-    while ((n = ring_pop(&vm->up, buf, sizeof buf)) > 0)
+    while (vm->state == VM_LIVE && (n = ring_pop(&vm->up, buf, sizeof buf)) > 0)
         take_record(vm, buf, (uint32_t)n);
     return n;
 }

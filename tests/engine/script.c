@@ -330,7 +330,7 @@ static void take_message(struct script_vm *vm, const void *buf, int bytes, int f
     }
 }
 
-static void take_messages(struct script_vm *vm)
+void script_take_messages(struct script_vm *vm)
 {
     _Alignas(8) char buf[MESSAGE_MAX];
     int fds[FDS_MAX], sock = vm->sock, n;
@@ -371,7 +371,7 @@ static void vm_turn(struct script_vm *vm)
     if (vm->state == VM_READY && !vm->script->hold_adopted)
         go_live(vm);
     if (vm->sock >= 0)
-        take_messages(vm);
+        script_take_messages(vm);
 }
 
 static void accept_all(struct script *s)

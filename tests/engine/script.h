@@ -192,9 +192,10 @@ uint32_t script_recycle(struct script *s);
 /* ---- between the files; all under script.lock */
 
 void script_violation(struct script_vm *vm, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int records_take(struct script_vm *vm);   /* all there is; -errno: the ring is broken */
-void records_ready(struct script_vm *vm); /* from here on no frame field may change */
-void records_adopt(struct script_vm *vm); /* counts what the page maps name */
+void script_take_messages(struct script_vm *vm); /* all there are; the session may be over then */
+int records_take(struct script_vm *vm);          /* all there is; -errno: the ring is broken */
+void records_ready(struct script_vm *vm);        /* from here on no frame field may change */
+void records_adopt(struct script_vm *vm);        /* counts what the page maps name */
 void records_region_gone(struct script_vm *vm, uint32_t region);
 void records_forget(struct script_vm *vm); /* all references of an engine that is dead */
 void *orders_reserve(struct script_vm *vm, uint16_t type, uint32_t region, uint32_t bytes);
