@@ -25,13 +25,15 @@ include mk/build.mk
 include mk/tests.mk
 include mk/install.mk
 
-.PHONY: all demo bench-dedup lint format deps clean help
+.PHONY: all demo bench-dedup bench-qemu bench-pager lint format deps clean help
 
 all: $(LIBRARIES) $(PROGRAMS) $(EXAMPLES)
 
+# without the packages of the Linux guests it does without them
 demo:
 	$(Q)tools/deps.sh build
-	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)tools/deps.sh guest || :
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(B)/tests/qemu/talk
 	$(Q)bench/demo/demo.sh --build-dir $(B) $(DEMO_ARGS)
 
 bench-dedup:
@@ -40,22 +42,34 @@ bench-dedup:
 	$(Q)mkdir -p $(B)/bench
 	$(Q)$(B)/bench/dedup $(BENCH_ARGS)
 
+bench-qemu:
+	$(Q)tools/deps.sh build guest
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(B)/tests/qemu/talk
+	$(Q)mkdir -p $(B)/bench
+	$(Q)$(B)/bench/qemu $(BENCH_ARGS)
+
+bench-pager:
+	$(Q)tools/deps.sh build
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)mkdir -p $(B)/bench
+	$(Q)$(B)/bench/pager $(BENCH_ARGS)
+
 lint:
-	$(Q)tools/deps.sh build test lint
+	$(Q)tools/deps.sh build test guest lint
 	$(Q)tests/lint/lint.sh --build-dir $(B) $(LINT_ARGS)
 
 format:
 	$(Q)clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
 
 deps:
-	$(Q)tools/deps.sh build test lint
+	$(Q)tools/deps.sh build test guest lint
 
 # of a directory given with B= only what is memd's is taken away
 clean:
 ifeq ($(B),build)
 	$(Q)rm -rf build
 else ifneq ($(wildcard $(B)/obj/flags),)
-	$(Q)rm -rf $(addprefix $(B)/,obj bench examples tests asan tsan clang)
+	$(Q)rm -rf $(addprefix $(B)/,obj bench examples tests asan tsan clang fuzz qemu-guest demo-log)
 	$(Q)rm -f $(LIBRARIES) $(B)/libmemd.so.$(VERSION) $(PROGRAMS) $(PAYLOAD_BIN:.bin=.*) $(addprefix $(B)/,demo.json lint-summary)
 	$(Q)rmdir --ignore-fail-on-non-empty $(B)
 endif
@@ -63,13 +77,17 @@ endif
 help:
 	@sed -n 's/^#: //p' Makefile mk/*.mk
 
-#: make [all]          libmemd (.a, .so), memd, memctl, memvm, mkimage, the benchmark and the examples
-#: make demo           build, then run eight guests under memd and watch their memory shrink (under 90 s)
+#: make [all]          libmemd (.a, .so), memd, memctl, memd-run, memvm, mkimage, the benchmarks and the examples
+#: make demo           build, then run Linux guests in QEMU and eight KVM guests under memd and watch their memory
+#:                     shrink (under two minutes)
 #: make check          all tests, scaled to a quarter of an hour
 #: make check-long     the same tests at full counts
 #: make check-asan     the tests under AddressSanitizer and UBSan
 #: make check-tsan     the tests under ThreadSanitizer
+#: make fuzz-balloon   the balloon device under libFuzzer, FUZZ_S=60 seconds (wants clang)
 #: make bench-dedup    memd and the kernel's KSM side by side; build/bench/dedup.json
+#: make bench-qemu     the same on real Linux guests in QEMU; build/bench/qemu.json
+#: make bench-pager    memd and the kernel's swap (zram, files) side by side; build/bench/pager.json
 #: make lint           formatting, static analysis, header and layering checks
 #: make format         clang-format over all C files
 #: make deps           check for the Debian packages needed; as root, install those missing

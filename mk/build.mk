@@ -4,14 +4,19 @@
 
 # component NAME, directory: SRC_name, OBJ_name (without the files that have a main()), MAIN_name, AR_name
 SRC_engine := $(wildcard memd/engine/*.c)
+SRC_balloon := $(wildcard balloon-driver/device/*.c)
 SRC_common := $(wildcard memd/common/*.c)
 SRC_daemon := $(wildcard memd/daemon/*.c)
 SRC_ctl := $(wildcard memd/ctl/*.c)
-SRC_memvm := $(wildcard bench/memvm/*.c)
+SRC_preload := $(wildcard memd/preload/*.c)
+SRC_memvm := $(wildcard bench/memvm/*.c balloon-driver/guest/*.c)
 SRC_mkimage := $(wildcard bench/memvm/mkimage/*.c)
+SRC_benchmark := $(wildcard bench/common/*.c)
 SRC_dedup := $(wildcard bench/dedup/*.c)
+SRC_guests := $(wildcard bench/qemu/*.c)
+SRC_pager := $(wildcard bench/pager/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine common daemon ctl memvm mkimage dedup
+COMPONENTS := engine balloon common daemon ctl preload memvm mkimage benchmark dedup guests pager
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -37,7 +42,8 @@ FORCE:
 
 # ---- objects
 
-$(OBJ_engine) $(OBJ_common): OBJ_FLAGS := $(PIC)
+$(OBJ_engine) $(OBJ_balloon) $(OBJ_common): OBJ_FLAGS := $(PIC)
+$(OBJ_preload): OBJ_FLAGS := $(PIC) -fvisibility=hidden
 $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
@@ -62,23 +68,37 @@ $(B)/obj/flags: FORCE
 # ---- libmemd: what is exported is memd_*, in the shared library and in the archive
 
 SONAME := libmemd.so.0
-$(B)/libmemd.so.$(VERSION): $(AR_engine) $(AR_common) mk/libmemd.map
+$(B)/libmemd.so.$(VERSION): $(AR_engine) $(AR_balloon) $(AR_common) mk/libmemd.map
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(LDFLAGS_ALL) $(if $(SAN),,-Wl$(,)-z$(,)defs) -Wl,-soname,$(SONAME) \
 		-Wl,--version-script=mk/libmemd.map -o $@ \
-		-Wl,--whole-archive $(AR_engine) $(AR_common) -Wl,--no-whole-archive $(call libs_of,engine common)
+		-Wl,--whole-archive $(AR_engine) $(AR_balloon) $(AR_common) -Wl,--no-whole-archive $(call libs_of,engine common)
 
 $(B)/$(SONAME) $(B)/libmemd.so: $(B)/libmemd.so.$(VERSION)
 	$(Q)ln -sf $(<F) $@
 
-$(B)/libmemd.a: $(AR_engine) $(AR_common)
+$(B)/libmemd.a: $(AR_engine) $(AR_balloon) $(AR_common)
 	$(call say,AR,$@)
 	$(Q)$(LD) -r -o $(B)/obj/libmemd.o --whole-archive $^
 	$(Q)$(OBJCOPY) -w --keep-global-symbol='memd_*' $(B)/obj/libmemd.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $(B)/obj/libmemd.o
 
+# ---- libmemd-preload: the engine behind hooks. What the engine calls by these names is in memd/preload/wrap.c.
+# Not built with sanitizers: theirs has to be the first library of a program, and has hooks of its own.
+
+WRAPPED := mmap munmap mremap madvise mprotect malloc calloc realloc free pthread_create \
+	numa_available numa_num_configured_nodes \
+	open socket eventfd memfd_create pipe2 recvmsg ioctl syscall close
+ifeq ($(SAN),)
+$(B)/libmemd-preload.so: $(AR_preload) $(AR_engine) $(AR_common) mk/preload.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(LDFLAGS_ALL) -Wl$(,)-z$(,)defs $(WRAPPED:%=-Wl$(,)--wrap=%) -o $@ \
+		-Wl,--whole-archive $(AR_preload) -Wl,--no-whole-archive $(AR_engine) $(AR_common) -Wl,--version-script=mk/preload.map $(call libs_of,engine common)
+PRELOAD := $(B)/libmemd-preload.so
+endif
+
 , := ,
-LIBRARIES := $(B)/libmemd.a $(B)/libmemd.so $(B)/$(SONAME)
+LIBRARIES := $(B)/libmemd.a $(B)/libmemd.so $(B)/$(SONAME) $(PRELOAD)
 
 # ---- programs: program PATH, component, archives, library components
 
@@ -95,7 +115,15 @@ $(eval $(call program,$(B)/memd,daemon,$(AR_common),daemon))
 $(eval $(call program,$(B)/memctl,ctl,,ctl))
 $(eval $(call program,$(B)/memvm,memvm,$(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/mkimage,mkimage,,))
-$(eval $(call program,$(B)/bench/dedup,dedup,$(AR_mkimage) $(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/bench/dedup,dedup,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/bench/qemu,guests,$(AR_benchmark),))
+$(eval $(call program,$(B)/bench/pager,pager,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
+
+# not with the archive: there are the hooks
+PROGRAMS += $(B)/memd-run
+$(B)/memd-run: $(MAIN_preload)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^
 
 # short names: make memd, make memvm, ...
 .PHONY: memd memctl memvm mkimage libmemd

@@ -55,9 +55,9 @@ PIC := -fPIC -fno-semantic-interposition
 
 # ---- libraries, by component
 
-PKGS_engine := libxxhash numa
+PKGS_engine := libxxhash liblz4 libsodium liburing numa
 PKGS_common := libxxhash
-PKGS_daemon := liburcu-bp liburcu-cds libxxhash numa libmicrohttpd jansson inih libsystemd
+PKGS_daemon := liburcu-bp liburcu-cds libxxhash numa libmicrohttpd jansson inih
 PKGS_ctl := libcurl jansson
 PKGS_test := cmocka liburing
 

@@ -197,9 +197,12 @@ run_one() {
     # a part of a program that skipped says why, too
     [ "$status" -eq 77 ] || grep -iE '^(skip|skipped):? ' "$log" | sort -u | sed 's/^/       /'
     if [ "$word" = FAIL ]; then
-        echo "---- $log (exit $status)"
-        tail -n 60 "$log" | sed 's/^/  | /'
-        echo "----"
+        {
+            echo "---- $log (exit $status)"
+            grep -h -m 5 '^FAILED' "$log" | cut -c 1-1000 | sed 's/^/  > /' # may be far from the end
+            tail -n 60 "$log" | sed 's/^/  | /'
+            echo "----"
+        } | tee -a "$build_dir/tests/failures"
     fi
 }
 
@@ -230,6 +233,7 @@ export TSAN_OPTIONS=${TSAN_OPTIONS:-exitcode=66:second_deadlock_stack=1:die_afte
 unset MEMD_RUN_DIR
 
 begun=$SECONDS
+rm -f "$build_dir/tests/failures"
 echo "kernel $(uname -r), $(nproc) CPUs, scale $scale${san:+, $san sanitizer}: ${#selected[@]} programs"
 [ -e /dev/kvm ] || echo "no /dev/kvm: tests that need it on this host are skipped or run in a nested guest"
 for source in "${selected[@]}"; do

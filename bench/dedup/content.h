@@ -6,7 +6,7 @@
 #ifndef BENCH_DEDUP_CONTENT_H
 #define BENCH_DEDUP_CONTENT_H
 
-#include "bench/dedup/bench.h"
+#include "bench/common/bench.h"
 #include "bench/memvm/mkimage/recipe.h"
 
 #define CONTENT_BLOCK_PAGES RECIPE_BLOCK_PAGES

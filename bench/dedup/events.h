@@ -11,7 +11,7 @@
 #ifndef BENCH_DEDUP_EVENTS_H
 #define BENCH_DEDUP_EVENTS_H
 
-#include "bench/dedup/bench.h"
+#include "bench/common/bench.h"
 
 #define EVENTS_SLOT_PAGES 32u
 #define EVENTS_HOT_EVERY  10u /* slots */

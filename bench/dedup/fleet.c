@@ -1,41 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see fleet.h. A guest is a child at the other end of a SEQPACKET pair. */
+/* Theory of operation: see fleet.h. A guest is a child (bench/common/child.h). */
 #include "bench/dedup/fleet.h"
 
-#include "bench/dedup/cleanup.h"
-#include "bench/dedup/kernel.h"
+#include "bench/common/kernel.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static void start_guest(struct fleet *fleet, const struct guest_config *config)
-{
-    struct fleet_guest *guest = &fleet->guest[fleet->n];
-    int ends[2];
-
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
-        bench_die("socketpair: %s", strerror(errno));
-    fflush(stdout);
-    guest->pid = fork();
-    if (guest->pid < 0)
-        bench_die("fork: %s", strerror(errno));
-    if (guest->pid == 0) {
-        cleanup_child();
-        close(ends[0]);
-        for (unsigned i = 0; i < fleet->n; i++)
-            close(fleet->guest[i].socket);
-        guest_main(config, ends[1]);
-    }
-    cleanup_add(guest->pid);
-    close(ends[1]);
-    guest->socket = ends[0];
-    guest->content = config->content;
-    fleet->n++;
-}
 
 void fleet_start(struct fleet *fleet, unsigned n, size_t guest_bytes, size_t machine_bytes,
                  enum content_kind kind, const char *run_dir)
@@ -54,7 +23,9 @@ void fleet_start(struct fleet *fleet, unsigned n, size_t guest_bytes, size_t mac
                         .npages = guest_bytes / BENCH_PAGE_BYTES},
             .run_dir = run_dir,
         };
-        start_guest(fleet, &config);
+        fleet->guest[i].content = config.content;
+        child_start(&fleet->guest[i].child, i, guest_main, &config);
+        fleet->n++;
     }
     fleet_order(fleet, &order);
     fleet_wait(fleet, answer);
@@ -66,29 +37,23 @@ void fleet_end(struct fleet *fleet)
 {
     const struct guest_order order = {.op = GUEST_END};
 
-    for (unsigned i = 0; i < fleet->n; i++) {
-        send(fleet->guest[i].socket, &order, sizeof order, MSG_NOSIGNAL);
-        close(fleet->guest[i].socket);
-    }
-    for (unsigned i = 0; i < fleet->n; i++) {
-        waitpid(fleet->guest[i].pid, NULL, 0);
-        cleanup_remove(fleet->guest[i].pid);
-    }
+    for (unsigned i = 0; i < fleet->n; i++)
+        child_send(&fleet->guest[i].child, &order, sizeof order);
+    for (unsigned i = 0; i < fleet->n; i++)
+        child_wait(&fleet->guest[i].child);
     fleet->n = 0;
 }
 
 static void order_one(struct fleet *fleet, unsigned i, const struct guest_order *order)
 {
-    if (send(fleet->guest[i].socket, order, sizeof *order, MSG_NOSIGNAL) != sizeof *order)
-        bench_die("guest %u has died", i);
+    child_send(&fleet->guest[i].child, order, sizeof *order);
 }
 
 static struct guest_answer wait_one(struct fleet *fleet, unsigned i)
 {
     struct guest_answer answer;
 
-    if (recv(fleet->guest[i].socket, &answer, sizeof answer, 0) != sizeof answer)
-        bench_die("guest %u has died", i);
+    child_receive(&fleet->guest[i].child, &answer, sizeof answer);
     if (answer.error)
         bench_die("guest %u failed: %s", i, strerror(-answer.error));
     return answer;
@@ -133,6 +98,6 @@ uint64_t fleet_cpu_ns(const struct fleet *fleet)
     uint64_t ns = 0;
 
     for (unsigned i = 0; i < fleet->n; i++)
-        ns += kernel_cpu_ns(fleet->guest[i].pid);
+        ns += kernel_cpu_ns(fleet->guest[i].child.pid);
     return ns;
 }

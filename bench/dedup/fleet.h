@@ -3,13 +3,11 @@
 #ifndef BENCH_DEDUP_FLEET_H
 #define BENCH_DEDUP_FLEET_H
 
+#include "bench/common/child.h"
 #include "bench/dedup/guest.h"
 
-#include <sys/types.h>
-
 struct fleet_guest {
-    pid_t pid;
-    int socket;
+    struct child child;
     uint64_t ram; /* its address in the guest */
     struct content content;
 };

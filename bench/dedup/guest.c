@@ -5,7 +5,8 @@
  */
 #include "bench/dedup/guest.h"
 
-#include "bench/dedup/kernel.h"
+#include "bench/common/join.h"
+#include "bench/common/kernel.h"
 #include "bench/dedup/writer.h"
 #include "memd/memd.h"
 
@@ -20,7 +21,6 @@
 #include <unistd.h>
 
 #define HUGE_BYTES      (2ul << 20)
-#define CONNECT_S       10.0
 #define FIRST_WRITES    400u /* of each sort */
 #define FLAGS_KSM       (1ull << 21)
 #define ENTRY_HERE      (1ull << 63)
@@ -92,41 +92,20 @@ static uint64_t check(const struct guest *guest)
 
 static int open_memd(struct guest *guest)
 {
-    struct memd_stats stats = {.size = sizeof stats};
-    double until_s = bench_now_s() + CONNECT_S;
+    const char *what;
     char name[32];
 
     snprintf(name, sizeof name, "bench%u", guest->config->number);
-    struct memd_options options = {
-        .size = sizeof options, .name = name, .domain = "bench", .run_dir = guest->config->run_dir};
-    int error = memd_open(&options, &guest->memd);
-    if (error)
-        return complain(guest, "opening memd's engine", error);
-    do {
-        bench_sleep(0.005);
-        error = memd_stats(guest->memd, &stats);
-        if (error)
-            return complain(guest, "memd's engine", error);
-    } while (!stats.connected && bench_now_s() < until_s);
-    return stats.connected ? 0 : complain(guest, "memd's engine did not reach the daemon", -ETIMEDOUT);
+    int error = join_memd(name, guest->config->run_dir, JOIN_ANY_CPU, &guest->memd, &what);
+    return error ? complain(guest, what, error) : 0;
 }
 
 static int enrol(struct guest *guest)
 {
-    struct memd_region_desc desc = {
-        .size = sizeof desc,
-        .hva = guest->ram,
-        .bytes = guest->npages * BENCH_PAGE_BYTES,
-        .node = -1,
-        .name = "ram",
-    };
-    uint32_t region;
+    const char *what;
+    int error = join_enrol(guest->memd, guest->ram, guest->npages * BENCH_PAGE_BYTES, &what);
 
-    if (!guest->memd)
-        return madvise(guest->ram, desc.bytes, MADV_MERGEABLE) ? complain(guest, "MADV_MERGEABLE", -errno)
-                                                               : 0;
-    int error = memd_region_add(guest->memd, &desc, &region);
-    return error ? complain(guest, "memd_region_add", error) : 0;
+    return error ? complain(guest, what, error) : 0;
 }
 
 /* ---------------------------------------------------------------- first writes */
@@ -265,7 +244,7 @@ static int carry_out(struct guest *guest, const struct guest_order *order, struc
     return 0;
 }
 
-void guest_main(const struct guest_config *config, int socket)
+void guest_main(const void *config, int socket)
 {
     struct guest guest = {.config = config};
     struct guest_order order;

@@ -46,7 +46,7 @@ struct guest_config {
     const char *run_dir; /* of memd */
 };
 
-/* Serve orders until GUEST_END or the socket's end. */
-void guest_main(const struct guest_config *config, int socket) __attribute__((noreturn));
+/* Serve orders until GUEST_END or the socket's end. `config`: a struct guest_config. */
+void guest_main(const void *config, int socket) __attribute__((noreturn));
 
 #endif

@@ -7,7 +7,7 @@
  */
 #include "bench/dedup/huge.h"
 
-#include "bench/dedup/report.h"
+#include "bench/common/report.h"
 #include "bench/dedup/side.h"
 
 #define TURNS          7u
@@ -78,10 +78,10 @@ void huge_measure(const struct bench *bench)
     settle(bench, BENCH_KSM, &side[BENCH_KSM], &kept[BENCH_KSM]);
     ksm_stop();
     settle(bench, BENCH_MEMD, &side[BENCH_MEMD], &kept[BENCH_MEMD]);
-    report_measure("huge_kept_ratio", kept[BENCH_KSM] / BENCH_MIB, kept[BENCH_MEMD] / BENCH_MIB,
-                   kept[BENCH_MEMD] / kept[BENCH_KSM]);
+    report_value("huge_kept_ratio", kept[BENCH_KSM] / BENCH_MIB, kept[BENCH_MEMD] / BENCH_MIB,
+                 kept[BENCH_MEMD] / kept[BENCH_KSM]);
     double ratio = compare(bench, side, "read", 0, s);
-    report_measure("access_ratio", s[BENCH_KSM], s[BENCH_MEMD], ratio);
+    report_value("access_ratio", s[BENCH_KSM], s[BENCH_MEMD], ratio);
     bench_say("random accesses: KSM %.3f s, memd %.3f s", s[BENCH_KSM], s[BENCH_MEMD]);
     ratio = compare(bench, side, "write", 10, s);
     report_raw("access", ratio, "ratio_with_writes");

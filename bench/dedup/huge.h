@@ -6,7 +6,7 @@
 #ifndef BENCH_DEDUP_HUGE_H
 #define BENCH_DEDUP_HUGE_H
 
-#include "bench/dedup/bench.h"
+#include "bench/common/bench.h"
 
 #define HUGE_KEYS "access_ratio", "huge_kept_ratio"
 

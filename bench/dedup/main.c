@@ -1,26 +1,33 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see bench.h. */
-#include "bench/dedup/bench.h"
-#include "bench/dedup/cleanup.h"
-#include "bench/dedup/daemon.h"
+/*
+ * dedup: memd and the kernel's KSM on the same memory contents, side by side in one run.
+ *
+ *   main.c        options; which measures, in which order
+ *   settle.c      how fast memory gets small, at what cost, how small; first writes; many guests
+ *   steady.c      what keeping up costs: guests that rewrite memory and go on producing duplicates
+ *   events.c      which pages those are
+ *   watch.c       when the kernel shows them as merged
+ *   huge.c        huge pages kept, and how fast a guest gets at its memory afterwards
+ *   side.c        what both sides have in common: begin, enrol, CPU, memory, end
+ *   fleet.c       the guests, as the benchmark sees them
+ *   guest.c       a guest: a plain process with its contents in private memory
+ *   writer.c      a guest's work while it is watched in the steady state
+ *   content.c     what a guest's memory holds
+ *   ../common     what it shares with the benchmark of real guests, bench/qemu
+ */
+#include "bench/common/bench.h"
+#include "bench/common/cleanup.h"
+#include "bench/common/daemon.h"
+#include "bench/common/ksm.h"
+#include "bench/common/options.h"
+#include "bench/common/report.h"
 #include "bench/dedup/huge.h"
-#include "bench/dedup/ksm.h"
-#include "bench/dedup/report.h"
 #include "bench/dedup/settle.h"
 #include "bench/dedup/steady.h"
 
-#include <errno.h>
-#include <getopt.h>
-#include <libgen.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-enum { EXIT_OK = 0, EXIT_ERROR = 1, EXIT_USAGE = 2 };
-
-#define PATH_BYTES 512
 
 static const char *const keys_settle[] = {SETTLE_KEYS, SETTLE_SCALE, NULL};
 static const char *const keys_steady[] = {STEADY_KEY, NULL};
@@ -49,106 +56,57 @@ static const char help[] =
     "  --help             this text\n\n"
     "Exit codes: 0 everything was measured (targets missed are said so), 1 failed, 2 usage.\n";
 
-struct options {
-    struct bench bench;
-    bool wanted[NPARTS];
-    bool scaling;
-    const char *out;
+static struct report_measure measures[] = {
+    {.key = "settle_speedup", .what = "time to settled savings", .unit = "s", .at_least = true, .target = 5},
+    {.key = "settle_cpu_ratio", .what = "CPU to get there", .unit = "CPU s", .at_least = true, .target = 5},
+    {.key = "steady_cpu_ratio", .what = "CPU to keep up", .unit = "CPU s/s", .at_least = true, .target = 10},
+    {.key = "net_saved_ratio", .what = "net savings", .unit = "MiB", .at_least = true, .target = 1},
+    {.key = "metadata_bytes_per_page", .what = "metadata of a guest page", .unit = "B", .target = 20},
+    {.key = "metadata_with_vmas_bytes_per_page",
+     .what = "the same with the kernel's VMAs",
+     .unit = "B",
+     .target = 40},
+    {.key = "cow_ratio", .what = "first write to a merged page", .unit = "us", .target = 1.2},
+    {.key = "access_ratio", .what = "random accesses after merging", .unit = "s", .target = 1.02},
+    {.key = "huge_kept_ratio",
+     .what = "huge pages still mapped",
+     .unit = "MiB",
+     .at_least = true,
+     .target = 1},
+    {.key = "vm_scaling", .what = "CPU, 8 times the guests (memd)", .unit = "CPU s", .target = 1.3},
 };
 
-static bool number_ok(const char *text, unsigned min, unsigned max, unsigned *ret_number)
-{
-    char *end;
-    unsigned long number = strtoul(text, &end, 10);
+static struct {
+    bool part[NPARTS], scaling;
+} wanted;
 
-    if (*end || end == text || number < min || number > max)
-        return false;
-    *ret_number = (unsigned)number;
-    return true;
-}
-
-static bool want(struct options *options, const char *name)
+static bool want(const char *what)
 {
     bool found = false;
 
     for (int part = 0; part < NPARTS; part++) {
-        bool whole = !strcmp(parts[part].name, name);
+        bool whole = !what || !strcmp(parts[part].name, what);
         for (const char *const *key = parts[part].keys; *key; key++) {
-            if (!whole && strcmp(*key, name))
+            if (!whole && strcmp(*key, what))
                 continue;
-            options->wanted[part] = found = true;
-            options->scaling |= !strcmp(*key, SETTLE_SCALE);
+            wanted.part[part] = found = true;
+            wanted.scaling |= !strcmp(*key, SETTLE_SCALE);
         }
     }
     return found;
 }
 
-static bool parse(int argc, char **argv, struct options *options)
-{
-    static const struct option longs[] = {
-        {"quick", no_argument, NULL, 'q'},
-        {"only", required_argument, NULL, 'o'},
-        {"guests", required_argument, NULL, 'g'},
-        {"mem", required_argument, NULL, 'm'},
-        {"rounds", required_argument, NULL, 'r'},
-        {"build-dir", required_argument, NULL, 'b'},
-        {"out", required_argument, NULL, 'f'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
-    };
-    unsigned mib = 0;
-    bool ok = true, all = true;
-
-    for (int c; ok && (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
-        switch (c) {
-        case 'q':
-            options->bench = (struct bench){options->bench.build_dir, 4, 128 * BENCH_MIB, 1, true};
-            break;
-        case 'o':
-            all = false;
-            ok = want(options, optarg);
-            break;
-        case 'g':
-            ok = number_ok(optarg, 2, BENCH_GUESTS_MAX / 8, &options->bench.guests);
-            break;
-        case 'm':
-            ok = number_ok(optarg, 128, 65536, &mib) && mib % 128 == 0;
-            options->bench.guest_bytes = mib * BENCH_MIB;
-            break;
-        case 'r':
-            ok = number_ok(optarg, 1, BENCH_ROUNDS_MAX, &options->bench.rounds);
-            break;
-        case 'b':
-            options->bench.build_dir = optarg;
-            break;
-        case 'f':
-            options->out = optarg;
-            break;
-        case 'h':
-            fputs(help, stdout);
-            exit(EXIT_OK);
-        default:
-            return false;
-        }
-        if (!ok)
-            fprintf(stderr, "dedup: '%s' is not possible here\n", optarg);
-    }
-    for (int part = 0; all && part < NPARTS; part++)
-        want(options, parts[part].name);
-    return ok && optind == argc;
-}
-
-/* The build directory: what is above the directory of this program. */
-static const char *own_build_dir(void)
-{
-    static char path[PATH_BYTES];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-
-    if (n <= 0)
-        bench_die("/proc/self/exe: %s", strerror(errno));
-    path[n] = '\0';
-    return dirname(dirname(path));
-}
+static const struct options_program program = {
+    .name = "dedup",
+    .help = help,
+    .guests_max = BENCH_GUESTS_MAX / 8,
+    .mib_min = 128,
+    .mib_max = 65536,
+    .mib_step = 128,
+    .quick_guests = 4,
+    .quick_mib = 128,
+    .want = want,
+};
 
 static void check_memory(const struct bench *bench)
 {
@@ -161,33 +119,24 @@ static void check_memory(const struct bench *bench)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.bench = {.guests = 8, .guest_bytes = 256 * BENCH_MIB, .rounds = 3}};
-    struct bench *bench = &options.bench;
-    char out[PATH_BYTES];
+    struct bench bench = {.guests = 8, .guest_bytes = 256 * BENCH_MIB, .rounds = 3};
+    const char *out = options_read(&program, argc, argv, &bench);
 
-    if (!parse(argc, argv, &options)) {
-        fputs("dedup --help tells more.\n", stderr);
-        return EXIT_USAGE;
-    }
-    if (!bench->build_dir)
-        bench->build_dir = own_build_dir();
-    snprintf(out, sizeof out, "%s/bench/dedup.json", bench->build_dir);
-    if (!options.out)
-        options.out = out;
+    report_begin(measures, sizeof measures / sizeof measures[0], "KSM");
     ksm_save();
-    check_memory(bench);
+    check_memory(&bench);
     daemon_prepare();
     cleanup_start(ksm_restore, (const char *const[]){daemon_run_dir(), daemon_work_dir()});
-    bench_say("%u guests of %zu MiB, %u round%s, memd of %s", bench->guests, bench->guest_bytes / BENCH_MIB,
-              bench->rounds, bench->rounds > 1 ? "s" : "", bench->build_dir);
-    if (options.wanted[PART_SETTLE])
-        settle_measure(bench, options.scaling);
-    if (options.wanted[PART_STEADY])
-        steady_measure(bench);
-    if (options.wanted[PART_HUGE])
-        huge_measure(bench);
-    report_print(bench);
-    report_write(bench, options.out);
-    printf("\n%s\n", options.out);
-    return EXIT_OK;
+    bench_say("%u guests of %zu MiB, %u round%s, memd of %s", bench.guests, bench.guest_bytes / BENCH_MIB,
+              bench.rounds, bench.rounds > 1 ? "s" : "", bench.build_dir);
+    if (wanted.part[PART_SETTLE])
+        settle_measure(&bench, wanted.scaling);
+    if (wanted.part[PART_STEADY])
+        steady_measure(&bench);
+    if (wanted.part[PART_HUGE])
+        huge_measure(&bench);
+    report_print(&bench);
+    report_write(&bench, out);
+    printf("\n%s\n", out);
+    return OPTIONS_OK;
 }

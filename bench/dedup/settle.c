@@ -9,8 +9,8 @@
  */
 #include "bench/dedup/settle.h"
 
-#include "bench/dedup/daemon.h"
-#include "bench/dedup/report.h"
+#include "bench/common/daemon.h"
+#include "bench/common/report.h"
 #include "bench/dedup/side.h"
 
 #include <stdio.h>
@@ -130,7 +130,7 @@ static void measure_scaling(const struct bench *bench, double few_cpu_s)
         report_raw("vm_scaling", many[i].curve.idle_cpus, "idle_cpus_%u", i);
     }
     double many_cpu_s = median_of(many, bench->rounds, offsetof(struct round, curve.cpu_s));
-    report_measure(SETTLE_SCALE, few_cpu_s, many_cpu_s, many_cpu_s / few_cpu_s);
+    report_value(SETTLE_SCALE, few_cpu_s, many_cpu_s, many_cpu_s / few_cpu_s);
 }
 
 void settle_measure(const struct bench *bench, bool scaling)
@@ -146,20 +146,20 @@ void settle_measure(const struct bench *bench, bool scaling)
             round[kind][i] = run_round(bench, kind, &content, i);
 
     double ksm = MEDIAN(BENCH_KSM, curve.s), memd = MEDIAN(BENCH_MEMD, curve.s);
-    report_measure("settle_speedup", ksm, memd, ksm / memd);
+    report_value("settle_speedup", ksm, memd, ksm / memd);
     ksm = MEDIAN(BENCH_KSM, curve.cpu_s);
     memd = MEDIAN(BENCH_MEMD, curve.cpu_s);
-    report_measure("settle_cpu_ratio", ksm, memd, ksm / memd);
+    report_value("settle_cpu_ratio", ksm, memd, ksm / memd);
     if (scaling)
         measure_scaling(bench, memd);
     ksm = MEDIAN(BENCH_KSM, net) / BENCH_MIB;
     memd = MEDIAN(BENCH_MEMD, net) / BENCH_MIB;
-    report_measure("net_saved_ratio", ksm, memd, memd / ksm);
+    report_value("net_saved_ratio", ksm, memd, memd / ksm);
     memd = MEDIAN(BENCH_MEMD, metadata);
-    report_measure("metadata_bytes_per_page", MEDIAN(BENCH_KSM, metadata), memd, memd);
+    report_value("metadata_bytes_per_page", MEDIAN(BENCH_KSM, metadata), memd, memd);
     memd = MEDIAN(BENCH_MEMD, with_vmas);
-    report_measure("metadata_with_vmas_bytes_per_page", MEDIAN(BENCH_KSM, with_vmas), memd, memd);
+    report_value("metadata_with_vmas_bytes_per_page", MEDIAN(BENCH_KSM, with_vmas), memd, memd);
     ksm = MEDIAN(BENCH_KSM, write_ns) / 1000;
     memd = MEDIAN(BENCH_MEMD, write_ns) / 1000;
-    report_measure("cow_ratio", ksm, memd, memd / ksm);
+    report_value("cow_ratio", ksm, memd, memd / ksm);
 }

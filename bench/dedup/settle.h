@@ -7,7 +7,7 @@
 #ifndef BENCH_DEDUP_SETTLE_H
 #define BENCH_DEDUP_SETTLE_H
 
-#include "bench/dedup/bench.h"
+#include "bench/common/bench.h"
 
 #define SETTLE_KEYS                                                                     \
     "settle_speedup", "settle_cpu_ratio", "net_saved_ratio", "metadata_bytes_per_page", \

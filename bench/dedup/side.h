@@ -7,9 +7,9 @@
 #ifndef BENCH_DEDUP_SIDE_H
 #define BENCH_DEDUP_SIDE_H
 
+#include "bench/common/kernel.h"
+#include "bench/common/ksm.h"
 #include "bench/dedup/fleet.h"
-#include "bench/dedup/kernel.h"
-#include "bench/dedup/ksm.h"
 
 struct side {
     const struct bench *bench;
@@ -36,10 +36,7 @@ void side_end(struct side *side);
 /* CPU of the merger and of the guests' processes, all threads, since they began. */
 double side_cpu_s(const struct side *side);
 
-/*
- * Memory by the kernel's count: anonymous and file-backed memory as PSS of all guests and of memd, and every
- * block of the frame stores and memfds, mapped or not, once. What the kernel keeps for it is not in here.
- */
+/* kernel_used_bytes() of all guests and of memd. */
 uint64_t side_used_bytes(const struct side *side);
 struct kernel_rollup side_rollup(const struct side *side);
 /* Of that, store blocks and memfds that nobody maps. */

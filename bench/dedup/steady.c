@@ -10,7 +10,7 @@
  */
 #include "bench/dedup/steady.h"
 
-#include "bench/dedup/report.h"
+#include "bench/common/report.h"
 #include "bench/dedup/side.h"
 #include "bench/dedup/watch.h"
 
@@ -291,5 +291,5 @@ void steady_measure(const struct bench *bench)
     if (!memd_meets)
         bench_say("memd did not merge %.0f%% within %.0f s: its CPU time does not count", STEADY_PERCENT,
                   STEADY_LATENCY_S);
-    report_measure(STEADY_KEY, ksm.cpus, memd.cpus, memd_meets ? ksm.cpus / memd.cpus : 0);
+    report_value(STEADY_KEY, ksm.cpus, memd.cpus, memd_meets ? ksm.cpus / memd.cpus : 0);
 }

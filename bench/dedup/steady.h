@@ -8,7 +8,7 @@
 #ifndef BENCH_DEDUP_STEADY_H
 #define BENCH_DEDUP_STEADY_H
 
-#include "bench/dedup/bench.h"
+#include "bench/common/bench.h"
 
 #define STEADY_KEY       "steady_cpu_ratio"
 #define STEADY_LATENCY_S 10.0

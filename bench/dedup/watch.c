@@ -2,7 +2,7 @@
 /* Theory of operation: see watch.h. Some thousand pages; every look reads all that are due. */
 #include "bench/dedup/watch.h"
 
-#include "bench/dedup/kernel.h"
+#include "bench/common/kernel.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -45,7 +45,7 @@ struct watch *watch_start(struct fleet *fleet, const struct events_plan *plan, d
     for (size_t i = 0; i < n; i++)
         watch->merged_s[i] = INFINITY;
     for (unsigned guest = 0; guest < fleet->n; guest++) {
-        watch->pagemap[guest] = kernel_pagemap_open(fleet->guest[guest].pid);
+        watch->pagemap[guest] = kernel_pagemap_open(fleet->guest[guest].child.pid);
         if (watch->pagemap[guest] < 0)
             bench_die("/proc/PID/pagemap: %s", strerror(-watch->pagemap[guest]));
     }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# demo.sh: memd at work, in under 90 seconds.
+# demo.sh: memd at work, in under two minutes.
 #
-# Starts a memd of its own and eight KVM guests whose memory is made of this machine's files, in one trust domain,
+# First, real Linux guests in unmodified QEMU (qemu.sh), where the machine has what they need. Then it starts a memd
+# of its own and eight KVM guests whose memory is made of this machine's files, in one trust domain,
 # and shows how the memory they cost the host falls while every guest keeps checking all of its own. Then it kills
-# memd with SIGKILL and starts it again, lets one guest rewrite everything, and ends with what the kernel says.
+# memd with SIGKILL and starts it again, lets one guest rewrite everything and give half of that to its balloon, and ends with what the kernel says.
 #
 # Guests are driven by a FIFO each (memvm --control -) and report once a second into a file; memd is asked through
 # memctl. Memory is PSS of the guests' VMMs and of memd, plus the blocks of the frame store that nobody maps. Nothing
@@ -19,7 +20,8 @@ export LC_ALL=C
 usage() {
     cat <<END
 usage: demo.sh [--build-dir DIR] [--json FILE] [--guests N] [--mem MIB]
-Runs N guests (default 8) of MIB MiB (default 256, less on a small machine) under memd.
+Runs four Linux guests in QEMU, then N KVM guests (default 8) of MIB MiB (default 256, less on a small machine)
+under memd.
 The figures are also written to FILE (default DIR/demo.json).
 END
 }
@@ -52,8 +54,11 @@ readonly MIB=1048576
 
 run_dir=
 work_dir=
+qemu=null # figures of the first part, as JSON
 memd_pid=
 restarts=0
+balloon_bytes=0 # what g1 gave up, and what of it came back to the host
+returned_bytes=0
 failures=()
 guest_pid=() # by guest, 1..N
 guest_fd=()
@@ -230,7 +235,7 @@ start_guest() {
         done
         exec setpriv --pdeathsig KILL "$build_dir/memvm" --name "g$i" --domain demo --run-dir "$run_dir" \
             --mem "$mem_mib" --image "$work_dir/g$i.img" --verify "$VERIFY_MBPS" --churn "$CHURN_PERCENT" \
-            --control - --report 1000
+            --balloon --control - --report 1000
     ) <"$work_dir/g$i.control" >"$work_dir/g$i.out" 2>>"$work_dir/g$i.log" &
     guest_pid[i]=$!
     exec {fd}>"$work_dir/g$i.control"
@@ -401,6 +406,37 @@ rewrite_one() {
     say "g1 has rewritten $(number rewrite_writes "${guest_line[1]}") pages"
 }
 
+# Sets balloon_moved to true once the balloon of g1 holds this many MiB.
+move_balloon() {
+    local bytes=$(($1 * MIB)) n
+    balloon_moved=false
+    echo "balloon $bytes" >&"${guest_fd[1]}"
+    for n in {1..300}; do
+        read_guests
+        if [ "$(number actual_bytes "${guest_line[1]}")" -eq "$bytes" ]; then
+            balloon_moved=true
+            return
+        fi
+        [ $((n % 10)) -ne 0 ] || view
+        sleep 0.1
+    done
+    fail "the balloon of g1 does not reach $1 MiB: ${guest_line[1]}"
+}
+
+# What g1 gives up must be the host's again.
+balloon_one() {
+    local half_mib=$((mem_mib / 2)) before after
+    before=$(pss_of "${guest_pid[1]}")
+    say "memory is wanted elsewhere: the balloon of g1 is to hold $half_mib MiB"
+    move_balloon "$half_mib"
+    [ "$balloon_moved" = true ] || return
+    after=$(pss_of "${guest_pid[1]}")
+    balloon_bytes=$((half_mib * MIB)) returned_bytes=$((before - after))
+    say "g1 gave up $half_mib MiB; PSS of its VMM fell from $(mib "$before") to $(mib "$after") MiB"
+    move_balloon 0
+    say "g1 has it back, zeroed, and works on all of its memory"
+}
+
 # Let every guest go; they check all of their memory once more. Sums their counters.
 end_guests() {
     local i line
@@ -422,6 +458,23 @@ end_guests() {
     memd_pid=
 }
 
+# ---------------------------------------------------------------- Linux guests
+
+run_qemu_part() {
+    local status=0 said=$work_dir/qemu.out
+    mkdir "$work_dir/qemu" || quit "cannot make a directory in $work_dir"
+    MEMD_BUILD_DIR=$(realpath "$build_dir") MEMD_TEST_TMP=$work_dir/qemu \
+        "$(dirname "$0")/qemu.sh" "$work_dir/qemu.json" |
+        tee "$said" | grep --line-buffered -v '^skip: '
+    status=${PIPESTATUS[0]}
+    case $status in
+    0) qemu=$(cat "$work_dir/qemu.json") ;;
+    77) say "no Linux guests in QEMU here: $(sed -n 's/^skip: //p' "$said")" ;;
+    *) fail "the part with Linux guests in QEMU" ;;
+    esac
+    rm -rf "$work_dir/qemu"
+}
+
 # ---------------------------------------------------------------- figures
 
 write_json() {
@@ -439,7 +492,10 @@ write_json() {
   "net_saved_bytes": $(number net_saved_bytes "$settled"),
   "verify_checks": $verify_checks,
   "verify_failures": $verify_failures,
-  "daemon_restarts": $restarts
+  "balloon_bytes": $balloon_bytes,
+  "balloon_returned_bytes": $returned_bytes,
+  "daemon_restarts": $restarts,
+  "qemu": $qemu
 }
 END
 }
@@ -469,6 +525,7 @@ main() {
     trap on_signal INT TERM
     choose_size
     make_directories
+    run_qemu_part
     say "making $guests images of $mem_mib MiB from this machine's files"
     make_images
     start_memd --merge off
@@ -488,6 +545,7 @@ main() {
     rewrite_one
     measure
     rewritten_bytes=$pss_bytes rewritten_available=$available_bytes
+    balloon_one
 
     end_guests
     write_json

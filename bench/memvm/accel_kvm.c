@@ -306,9 +306,9 @@ static bool on_mmio(struct kvm *kvm, unsigned index)
     uint64_t offset = run->mmio.phys_addr - ABI_MMIO_GPA;
     bool served = false;
 
-    if (offset < ABI_MMIO_BYTES && run->mmio.is_write)
-        served = vm_mmio_write(kvm->vm, offset, run->mmio.len);
-    else if (offset < ABI_MMIO_BYTES)
+    if (offset < ABI_VIRTIO_OFF + ABI_VIRTIO_BYTES && run->mmio.is_write)
+        served = vm_mmio_write(kvm->vm, offset, run->mmio.len, run->mmio.data);
+    else if (offset < ABI_VIRTIO_OFF + ABI_VIRTIO_BYTES)
         served = vm_mmio_read(kvm->vm, offset, run->mmio.len, run->mmio.data);
     if (!served)
         vm_fail(kvm->vm, index, "%s of %u bytes at guest-physical 0x%llx, where there is nothing",

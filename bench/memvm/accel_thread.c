@@ -24,7 +24,21 @@ uint64_t machine_clock_ns(const struct machine *m)
 
 void machine_notify(const struct machine *m)
 {
-    vm_mmio_write(m->vm, ABI_MMIO_NOTIFY, sizeof(uint64_t));
+    const uint64_t one = 1;
+
+    vm_mmio_write(m->vm, ABI_MMIO_NOTIFY, sizeof one, &one);
+}
+
+uint32_t machine_virtio_read(const struct machine *m, uint32_t offset)
+{
+    uint32_t value;
+
+    return vm_mmio_read(m->vm, ABI_VIRTIO_OFF + offset, sizeof value, &value) ? value : 0;
+}
+
+void machine_virtio_write(const struct machine *m, uint32_t offset, uint32_t value)
+{
+    vm_mmio_write(m->vm, ABI_VIRTIO_OFF + offset, sizeof value, &value);
 }
 
 static int thread_open(struct vm *vm, void **ret_state)

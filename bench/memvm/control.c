@@ -125,7 +125,32 @@ static int do_discard(struct control *control, char **args, char *reply)
     uint64_t offset, bytes;
 
     (void)reply;
-    return on_range(args, &offset, &bytes) ? -EINVAL : vm_discard(control->vm, offset, bytes);
+    return on_range(args, &offset, &bytes) ? -EINVAL : vm_discard(control->vm, offset, bytes, false);
+}
+
+static int do_report(struct control *control, char **args, char *reply)
+{
+    uint64_t offset, bytes;
+
+    (void)reply;
+    return on_range(args, &offset, &bytes) ? -EINVAL : vm_discard(control->vm, offset, bytes, true);
+}
+
+static int do_balloon(struct control *control, char **args, char *reply)
+{
+    uint64_t bytes;
+
+    (void)reply;
+    if (!control->vm->balloon)
+        return -ENOTSUP;
+    return options_parse_bytes(args[0], &bytes) ? -EINVAL : balloon_set_target(control->vm->balloon, bytes);
+}
+
+static int do_ask_stats(struct control *control, char **args, char *reply)
+{
+    (void)args;
+    (void)reply;
+    return control->vm->balloon ? balloon_ask_stats(control->vm->balloon) : -ENOTSUP;
 }
 
 static int do_pin(struct control *control, char **args, char *reply)
@@ -208,6 +233,9 @@ static const struct command {
     {"job", 1, do_job,
      "N: N million random reads; when jobs_done is the number answered, job_ns is their duration"},
     {"discard", 2, do_discard, "OFFSET BYTES: the guest gives these data pages up and checks the zeros"},
+    {"report", 2, do_report, "OFFSET BYTES: the same by a free-page report, which wants --balloon"},
+    {"balloon", 1, do_balloon, "SIZE: what the balloon is to hold; status shows what it does hold"},
+    {"ask-stats", 0, do_ask_stats, "ask the balloon driver for statistics; status shows the last ones"},
     {"pin", 2, do_pin, "OFFSET BYTES: memd_pin()"},
     {"unpin", 2, do_unpin, "OFFSET BYTES: memd_unpin()"},
     {"pause", 0, do_pause, "memd_pause(): no background work of the engine"},

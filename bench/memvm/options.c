@@ -80,6 +80,11 @@ static const struct row rows[] = {
     {"job", "N", KIND_NUMBER, AT(job_maccesses), 0, 1, 1u << 20,
      "do N million random reads once filled, nothing else" NEWLINE
      "meanwhile, and report how long they took"},
+    {"balloon", NULL, KIND_FLAG, AT(balloon), 0, 0, 0,
+     "a virtio-balloon device; `balloon SIZE` moves it (--control)"},
+    {"hot", "PCT", KIND_NUMBER, AT(hot_percent), 0, 1, 100,
+     "jobs read only this share of the data pages, and one of the" NEWLINE
+     "others in 16 million (default 100)"},
     {"control", "PATH|-", KIND_STRING, AT(control), 0, 0, 0,
      "take commands on a unix socket, or on stdin (whose end is" NEWLINE "`quit`); `help` lists them"},
     {"report", "MS", KIND_NUMBER, AT(report_ms), 0, 10, 3600000, "print a status line this often"},
@@ -248,7 +253,8 @@ static void set_defaults(struct options *options)
 
 int options_parse(int argc, char **argv, struct options *ret_options)
 {
-    struct options options = {.accel = "kvm", .mem_mib = 256, .vcpus = 1, .thp = true, .dontfork = true};
+    struct options options = {
+        .accel = "kvm", .mem_mib = 256, .vcpus = 1, .thp = true, .dontfork = true, .hot_percent = 100};
     struct option list[NROWS + 1] = {0};
     int index, c;
 

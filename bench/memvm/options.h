@@ -25,10 +25,11 @@ struct options {
     uint64_t sweep_mbps;     /* 0: none */
     uint64_t verify_mbps;    /* with `verify`; 0: as fast as it goes */
     uint64_t job_maccesses;  /* 0: none */
+    uint64_t hot_percent;    /* of the data pages, which jobs read */
     uint64_t report_ms;      /* 0: none */
     uint64_t time_s;         /* 0: until told to stop */
     uint64_t inject_ms;      /* with `inject`: after the guest is ready */
-    bool verify, inject;
+    bool verify, inject, balloon;
     bool thp, dontfork;
     bool prealloc, mergeable, no_memd, no_daemon;
 };

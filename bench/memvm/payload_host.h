@@ -22,5 +22,7 @@ static inline void *machine_ram(const struct machine *m, uint64_t offset)
 void machine_call(const struct machine *m, enum abi_call call);
 uint64_t machine_clock_ns(const struct machine *m);
 void machine_notify(const struct machine *m);
+uint32_t machine_virtio_read(const struct machine *m, uint32_t offset);
+void machine_virtio_write(const struct machine *m, uint32_t offset, uint32_t value);
 
 #endif

@@ -25,7 +25,7 @@ static void __attribute__((format(printf, 2, 3))) add(struct line *line, const c
     va_start(args, format);
     n = vsnprintf(line->text + line->used, room, format, args);
     va_end(args);
-    assert(n >= 0 && (size_t)n < room); /* the longest line is known: some 60 numbers and a name */
+    assert(n >= 0 && (size_t)n < room); /* the longest line is known: some 70 numbers and a name */
     line->used += (size_t)n;
 }
 
@@ -44,7 +44,8 @@ static const struct member engine_members[] = {
     MEMBER(unshared_pages), MEMBER(volatile_pages), MEMBER(skipped_pages), MEMBER(full_scans),
     MEMBER(merges),         MEMBER(zero_drops),     MEMBER(cow_breaks),    MEMBER(heals),
     MEMBER(faults),         MEMBER(rejected),       MEMBER(huge_broken),   MEMBER(vmas_used),
-    MEMBER(vmas_limit),     MEMBER(metadata_bytes), MEMBER(cpu_ns),
+    MEMBER(vmas_limit),     MEMBER(metadata_bytes), MEMBER(cpu_ns),        MEMBER(parked_pages),
+    MEMBER(packed_pages),   MEMBER(pool_bytes),     MEMBER(swapped_pages), MEMBER(swap_bytes),
 };
 
 static const char *const ineligible_names[] = {"pinned", "locked", "hugetlb", "shared", "uffd", "other"};
@@ -71,6 +72,33 @@ static void add_engine(struct line *line, struct engine *engine)
         add(line, "%s\"%s\": %llu", i ? ", " : "", ineligible_names[i],
             (unsigned long long)stats.ineligible_bytes[i]);
     add(line, "}}");
+}
+
+static void add_balloon(struct line *line, struct balloon *balloon)
+{
+    struct memd_balloon_info info = balloon_info(balloon);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } members[] = {
+        {"running", info.running},
+        {"target_bytes", info.target_bytes},
+        {"actual_bytes", info.actual_bytes},
+        {"inflated_pages", info.inflated_pages},
+        {"deflated_pages", info.deflated_pages},
+        {"bad_pages", info.skipped_pages},
+        {"reported_bytes", info.reported_bytes},
+        {"discarded_bytes", info.discarded_bytes},
+        {"failed_bytes", info.failed_bytes},
+        {"discards", info.discards},
+        {"stats_updates", info.stats_updates},
+        {"guest_total_bytes", balloon_stat(balloon, MEMD_BALLOON_TOTAL_BYTES)},
+    };
+
+    add(line, ", \"balloon\": {");
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
+        add(line, "%s\"%s\": %llu", i ? ", " : "", members[i].name, (unsigned long long)members[i].value);
+    add(line, "}");
 }
 
 void status_line(struct vm *vm, const char *event, char text[STATUS_LINE_MAX])
@@ -105,5 +133,7 @@ void status_line(struct vm *vm, const char *event, char text[STATUS_LINE_MAX])
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         add(&line, ", \"%s\": %llu", members[i].name, (unsigned long long)members[i].value);
     add_engine(&line, vm->engine);
+    if (vm->balloon)
+        add_balloon(&line, vm->balloon);
     add(&line, "}\n");
 }

@@ -82,6 +82,10 @@ static void init_control_page(struct vm *vm)
     ctl->zero_percent = (uint32_t)options->zero_percent;
     ctl->synthesize = options->image == NULL;
     ctl->shared_percent = (uint32_t)options->shared_percent;
+    ctl->balloon = options->balloon;
+    ctl->low_bytes = vm->ram->segment[0].bytes;
+    ctl->high_gpa = vm->ram->nsegments > 1 ? vm->ram->segment[1].gpa : 0;
+    ctl->hot_percent = (uint32_t)options->hot_percent;
     vm_set_churn(vm, options->churn_ppm);
     vm_set_toggle(vm, options->toggle_ppm);
     vm_set_sweep(vm, options->sweep_mbps);
@@ -113,11 +117,16 @@ int vm_init(struct vm *vm, const struct options *options, const struct ram *ram,
     pthread_cond_init(&vm->changed, &attr);
     pthread_condattr_destroy(&attr);
     init_control_page(vm);
-    return 0;
+    error = options->balloon ? balloon_create(vm, &vm->balloon) : 0;
+    if (error)
+        vm_fini(vm);
+    return error;
 }
 
 void vm_fini(struct vm *vm)
 {
+    if (vm->balloon)
+        balloon_destroy(vm->balloon);
     if (vm->image_fd >= 0)
         close(vm->image_fd);
     close(vm->event_fd);
@@ -232,7 +241,8 @@ bool vm_mmio_read(struct vm *vm, uint64_t offset, uint64_t bytes, void *ret_valu
 {
     uint64_t now_ns = vm_clock_ns();
 
-    (void)vm;
+    if (offset >= ABI_VIRTIO_OFF)
+        return vm->balloon && balloon_read(vm->balloon, offset - ABI_VIRTIO_OFF, bytes, ret_value);
     if (offset != ABI_MMIO_CLOCK || bytes != sizeof now_ns)
         return false;
     memcpy(ret_value, &now_ns, sizeof now_ns);
@@ -255,8 +265,10 @@ static uint64_t done_by_all(struct vm *vm, size_t field)
 
 #define DONE_BY_ALL(vm, field) done_by_all(vm, offsetof(struct abi_vcpu, field))
 
-bool vm_mmio_write(struct vm *vm, uint64_t offset, uint64_t bytes)
+bool vm_mmio_write(struct vm *vm, uint64_t offset, uint64_t bytes, const void *value)
 {
+    if (offset >= ABI_VIRTIO_OFF)
+        return vm->balloon && balloon_write(vm->balloon, offset - ABI_VIRTIO_OFF, bytes, value);
     if (offset != ABI_MMIO_NOTIFY || bytes != sizeof(uint64_t))
         return false;
     pthread_mutex_lock(&vm->lock);
@@ -302,6 +314,12 @@ static void ring(struct vm *vm)
     atomic_store_explicit(&vm->ctl->doorbell, vm->doorbell, memory_order_release);
     pthread_cond_broadcast(&vm->bell);
     pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_interrupt(struct vm *vm)
+{
+    atomic_fetch_add_explicit(&vm->ctl->balloon_irqs, 1, memory_order_release);
+    ring(vm);
 }
 
 static bool state_is(struct vm *vm, enum abi_state state)
@@ -410,7 +428,7 @@ int vm_job(struct vm *vm, uint64_t maccesses, uint64_t *ret_job)
     return 0;
 }
 
-int vm_discard(struct vm *vm, uint64_t offset, uint64_t bytes)
+int vm_discard(struct vm *vm, uint64_t offset, uint64_t bytes, bool report)
 {
     uint64_t start = data_off(vm, 0);
     int error;
@@ -418,10 +436,13 @@ int vm_discard(struct vm *vm, uint64_t offset, uint64_t bytes)
     if (offset % ABI_PAGE_BYTES || bytes % ABI_PAGE_BYTES || bytes == 0 || offset < start ||
         !data_range_ok(vm, (offset - start) / ABI_PAGE_BYTES, bytes / ABI_PAGE_BYTES))
         return -EINVAL;
+    if (report && !vm->balloon)
+        return -ENOTSUP;
     if (!is_discarded(vm))
         return -EBUSY; /* an earlier one timed out and is still under way */
     atomic_store_explicit(&vm->ctl->discard_first, (offset - start) / ABI_PAGE_BYTES, memory_order_relaxed);
     atomic_store_explicit(&vm->ctl->discard_pages, bytes / ABI_PAGE_BYTES, memory_order_relaxed);
+    atomic_store_explicit(&vm->ctl->discard_report, report, memory_order_relaxed);
     atomic_fetch_add_explicit(&vm->ctl->discard_gen, 1, memory_order_release);
     ring(vm);
     error = wait_until(vm, is_discarded, ANSWER_MS);
@@ -514,7 +535,7 @@ void vm_audit(struct vm *vm)
         struct abi_entry entry = table[page];
         uint64_t sum;
 
-        if (page_matches(words, vm->options->seed, page, &entry, &sum))
+        if (entry.ballooned || page_matches(words, vm->options->seed, page, &entry, &sum))
             continue;
         uint64_t arg[ABI_ARGS] = {page, entry.sum, sum, entry.writes, words[1], ABI_WHERE_AUDIT};
         report_mismatch(vm, page, arg);

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bench/memvm/balloon.h"
 #include "bench/memvm/engine.h"
 #include "bench/memvm/options.h"
 #include "bench/memvm/payload/abi.h"
@@ -23,6 +24,7 @@ struct vm {
     const struct options *options;
     const struct ram *ram;
     struct engine *engine;
+    struct balloon *balloon;              /* NULL: none */
     struct abi_ctl *ctl;                  /* in guest RAM */
     struct abi_vcpu *vcpu[ABI_VCPUS_MAX]; /* in guest RAM */
     int image_fd;                         /* -1: none */
@@ -67,7 +69,7 @@ void vm_fini(struct vm *vm);
 bool vm_call(struct vm *vm, unsigned index, unsigned call);
 /* Registers by offset in the window; false: no such register or width. */
 bool vm_mmio_read(struct vm *vm, uint64_t offset, uint64_t bytes, void *ret_value);
-bool vm_mmio_write(struct vm *vm, uint64_t offset, uint64_t bytes);
+bool vm_mmio_write(struct vm *vm, uint64_t offset, uint64_t bytes, const void *value);
 /* A vCPU cannot go on. Says so, and makes the main thread stop. */
 void vm_fail(struct vm *vm, unsigned index, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void vm_left(struct vm *vm);
@@ -87,9 +89,12 @@ void vm_set_verify(struct vm *vm, bool on, uint64_t mbps);
 uint64_t vm_rewrite(struct vm *vm);
 /* 0 and the number jobs_done reaches with it; -EBUSY: one is running. */
 int vm_job(struct vm *vm, uint64_t maccesses, uint64_t *ret_job);
-/* Whole data pages, by RAM offset; returns when every vCPU has checked its zeros. -EINVAL, -ETIMEDOUT, or
- * what the engine said (the pages then keep their content). */
-int vm_discard(struct vm *vm, uint64_t offset, uint64_t bytes);
+/* The balloon device interrupts the guest. On any thread. */
+void vm_interrupt(struct vm *vm);
+/* Whole data pages, by RAM offset, given up by a call or, with `report`, by a free-page report; returns when
+ * every vCPU has checked its zeros. -EINVAL, -ETIMEDOUT, or what the engine said (the pages then keep their
+ * content). */
+int vm_discard(struct vm *vm, uint64_t offset, uint64_t bytes, bool report);
 /* Hold the vCPUs, or let them go on. -ETIMEDOUT: one is busy with a job; the request stands. */
 int vm_hold(struct vm *vm, bool hold);
 void vm_stop(struct vm *vm);

@@ -10,6 +10,7 @@
  * Thread rules, unless a function says otherwise:
  *  - every function may be called from any thread, at any time between memd_open() and memd_close();
  *  - no function ever waits for the daemon;
+ *  - no function is a cancellation point (pthread_cancel());
  *  - none may be called from a signal handler, nor from a callback of the engine.
  *
  * Errors are negative errno values. Sizes and offsets are in bytes and multiples of 4096 where a range of
@@ -84,42 +85,86 @@ struct memd_region_desc {
     uint64_t bytes;   /* multiple of 4096, at least one page */
     uint64_t gpa;     /* guest-physical address of the first byte; only reported */
     int node;         /* NUMA node of this memory; -1: ask the kernel */
-    uint32_t flags;   /* 0 */
+    uint32_t flags;   /* MEMD_REGION_* */
     const char *name; /* shown in messages; NULL: none */
 };
 
+/* Enrol it even if no byte of it can take part, so that its size and the reasons are reported; they
+ * are then no warning. */
+#define MEMD_REGION_KEEP 1u
+
 /*
- * Enrol guest RAM. From here until memd_region_del() returns, the VMM must not unmap, remap, mprotect or
- * discard any of it except through this API (memd_discard() in place of MADV_DONTNEED). The memory must be
- * mapped readable and writable; parts that cannot take part are left alone, counted by reason in
- * memd_stats(). A region is unaffected for the guest: its bytes, protections and registrations with KVM stay
- * valid. Returns 0 and the region's id (0..MEMD_REGIONS_MAX-1); -EINVAL; -EEXIST (overlaps a region); -ENOSPC
- * (too many regions); -ENOTSUP (no byte of it is eligible; the reason is logged); -ENOMEM.
+ * Enrol guest RAM. From here until memd_region_del() returns, the VMM must not unmap, remap, mprotect, lock,
+ * madvise or discard any of it except through this API (memd_discard() in place of MADV_DONTNEED,
+ * memd_region_advise(), memd_unmap(), or after memd_region_cut()). The memory must be mapped readable
+ * and writable; parts that cannot take part are left alone, counted by reason in memd_stats(). A region is
+ * unaffected for the guest: its bytes, protections and registrations with KVM stay valid. Returns 0 and the
+ * region's id (0..MEMD_REGIONS_MAX-1); -EINVAL; -EEXIST (overlaps a region); -ENOSPC (too many regions);
+ * -ENOTSUP (no byte of it is eligible; the reason is logged); -ENOMEM.
  */
 int memd_region_add(struct memd *memd, const struct memd_region_desc *desc, uint32_t *ret_region);
 
 /*
  * Take a region back: everything is restored to plain private memory of the process, as memd_close() does for
- * all. Returns 0; -ENOENT; -ENOMEM (restoring does not fit in the host's available memory: nothing was
- * changed); -EBUSY (pages pinned for device I/O did not come free within `timeout_ms`; those stay in place
- * and the region stays enrolled but paused; call again).
+ * all. Takes as long as reading its swap file takes. Returns 0; -ENOENT; -ENOMEM (restoring does not fit in
+ * what the host and the process's memory cgroup have available: nothing was changed); -EBUSY (pages pinned
+ * for device I/O did not come free within `timeout_ms` after the rest had come home; those stay in place and
+ * the region stays enrolled but paused; call again).
  */
 int memd_region_del(struct memd *memd, uint32_t region, unsigned timeout_ms);
 
 /*
+ * Part of a region stops taking part, with its content: [offset, offset+bytes) is brought home to plain
+ * private memory, with no registration of the engine on it, and counted as ineligible for the reason `why`.
+ * Before the VMM does something to it that the engine cannot follow: mprotect(), mlock(), mremap(), a
+ * userfaultfd of its own. Returns 0; -EINVAL; -ENOENT; -ENOMEM (it does not fit, as in memd_region_del():
+ * nothing was changed; or the map count is exhausted); -EBUSY (pages pinned for device I/O did not come free
+ * within `timeout_ms`, or memd_pin() holds some: the range goes on taking part).
+ */
+int memd_region_cut(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes,
+                    enum memd_ineligible why, unsigned timeout_ms);
+
+/*
+ * Memory is unmapped, or mapped over. Calls `call` once, on this thread, while the engine stands still; it
+ * makes the system call that replaces the mappings of exactly [hva, hva+bytes), whatever of it lies in
+ * regions; takes no lock and calls no function of this API. If it returns 0, what lay in regions no longer
+ * takes part; if it returns a negative errno value nothing has changed, and that is returned. Else 0;
+ * -EINVAL; -ENOMEM; -EBUSY (pinned with memd_pin()); with these, `call` was not called.
+ */
+int memd_unmap(struct memd *memd, void *hva, uint64_t bytes, int (*call)(void *ctx), void *ctx);
+
+/*
+ * What does not take part of [offset, offset+bytes) is looked at again: what now can, does. For memory that
+ * was cut out and has become plain again, or that was mapped since. Returns 0; -EINVAL; -ENOENT; -ENOMEM.
+ */
+int memd_region_refresh(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
+
+/*
+ * madvise() for a range of a region. MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
+ * MADV_DONTFORK, MADV_DOFORK: pages that are merged or come back get the same. MADV_DONTNEED,
+ * MADV_DONTNEED_LOCKED, MADV_FREE: what takes part is discarded as by memd_discard(); MADV_REMOVE: refused
+ * there, -EINVAL, as by the kernel, which knows it for shared memory and files. What does not take part gets
+ * the kernel's madvise(). Returns 0; -EINVAL (another advice, too); -ENOENT; -ENOMEM; -EBUSY as
+ * memd_discard(); or what the kernel says of parts of it: the others were advised.
+ */
+int memd_region_advise(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes, int advice);
+
+/*
  * The guest (or VMM) gives up the content of [offset, offset+bytes): it reads as zeros afterwards, and the
- * memory goes back to the host. Takes the place of madvise(MADV_DONTNEED) for balloons and free-page reports.
+ * memory goes back to the host (except where the map count is exhausted: it is zeroed in place). Takes the
+ * place of madvise(MADV_DONTNEED) for balloons and free-page reports. Memory that does not take part is
+ * discarded too: private memory as by MADV_DONTNEED, shared memory as by MADV_REMOVE, for all who share it.
  * Returns 0; -EINVAL (out of the region, not page-aligned); -ENOENT; -EBUSY (a page is pinned with
- * memd_pin(); nothing was discarded); -ENOMEM (map count exhausted: nothing lost, the rest of the range is
- * zero-filled in place instead, so the range does read as zeros).
+ * memd_pin(); nothing was discarded); or, when something that does not take part cannot be discarded (not
+ * mapped, read-only, device memory), what the kernel says: the rest was discarded.
  */
 int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
 
 /*
  * Make [offset, offset+bytes) plain private resident memory and leave it alone until memd_unpin(): for ranges
  * a device will address directly (VFIO, RDMA). Calls nest up to 255 deep per chunk of 2 MiB; the whole of
- * every chunk touched is left alone. Returns 0; -EINVAL; -ENOENT; -ENOMEM; -EBUSY (I/O in flight did not end
- * in 1 s).
+ * every chunk touched is left alone. Returns 0; -EINVAL; -ENOENT; -ENOMEM (it does not fit, as in
+ * memd_region_del()); -EBUSY (I/O in flight did not end in 1 s).
  */
 int memd_pin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
 int memd_unpin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
@@ -150,11 +195,25 @@ struct memd_stats {
     uint64_t rejected;   /* proposals refused because the bytes differed */
     uint64_t huge_broken;
     uint64_t ineligible_bytes[MEMD_INELIGIBLE_COUNT];
-    uint64_t vmas_used;      /* mappings this engine added to the process */
-    uint64_t vmas_limit;     /* and how many it may */
-    uint64_t metadata_bytes; /* memory of the engine itself */
-    uint64_t cpu_ns;         /* CPU time of the engine's threads */
-    uint32_t connected;      /* 1 while a daemon is attached */
+    uint64_t vmas_used;          /* mappings this engine added to the process */
+    uint64_t vmas_limit;         /* and how many it may */
+    uint64_t metadata_bytes;     /* memory of the engine itself */
+    uint64_t cpu_ns;             /* CPU time of the engine's threads */
+    uint64_t parked_pages;       /* out of guest RAM: moved aside, still whole */
+    uint64_t packed_pages;       /* and compressed in the engine's own memory */
+    uint64_t packed_bytes;       /* what these take, rounded up to the sizes that are kept */
+    uint64_t pool_bytes;         /* and what is taken from the host for it */
+    uint64_t swapped_pages;      /* in the swap file */
+    uint64_t swap_bytes;         /* what they take there */
+    uint64_t swap_written_bytes; /* ever written to it */
+    uint64_t swap_errors;        /* writes that failed: the pages stayed in memory */
+    uint64_t lost_pages;         /* that it did not give back: see memd_options.poison */
+    uint64_t swapped_faults;     /* accesses that found their page there */
+    uint64_t page_outs;          /* pages packed */
+    uint64_t page_ins;           /* pages that came home */
+    uint64_t parked_faults;      /* because somebody touched them while parked */
+    uint64_t packed_faults;      /* while packed */
+    uint32_t connected;          /* 1 while a daemon is attached */
     uint32_t paused;
 };
 int memd_stats(struct memd *memd, struct memd_stats *ret_stats);

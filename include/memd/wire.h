@@ -70,6 +70,7 @@ enum wire_msg_type {
     WIRE_REGION_DEL = 6,     /* E->D; all its references were dropped before */
     WIRE_READY = 7,          /* E->D, header only */
     WIRE_ADOPTED = 8,        /* D->E, header only */
+    WIRE_SWAP = 10,          /* D->E, fd: the VM's swap file */
     WIRE_BYE = 9,            /* E->D, header only: the engine closes; it holds nothing any more */
 };
 
@@ -91,6 +92,7 @@ struct wire_msg_hello {
     char release[16];             /* MEMD_VERSION of the engine */
 };
 #define WIRE_HELLO_WANT_UFFD 1u /* the engine could not open /dev/userfaultfd */
+#define WIRE_HELLO_WANT_SWAP 2u /* it has no swap file yet: SWAP may come after ADOPTED */
 static_assert(sizeof(struct wire_msg_hello) == 168, "wire_msg_hello");
 
 /* fds, in this order: shm, kick `up` (the engine writes), kick `down` (the engine reads), `nstores` store
@@ -107,6 +109,14 @@ struct wire_msg_welcome {
 };
 #define WIRE_WELCOME_UFFD 1u
 static_assert(sizeof(struct wire_msg_welcome) == 104, "wire_msg_welcome");
+
+/* A file of the VM's own, open for reading and writing, without a name: it ends with the last who has it
+ * open. Only the engine reads and writes it. */
+struct wire_msg_swap {
+    struct wire_msg h;
+    uint64_t max_bytes; /* it may become */
+};
+static_assert(sizeof(struct wire_msg_swap) == 16, "wire_msg_swap");
 
 struct wire_msg_refused {
     struct wire_msg h;
@@ -155,6 +165,30 @@ static_assert(sizeof(struct wire_ring) == 192, "wire_ring");
 
 #define WIRE_INELIGIBLE_COUNT 6 /* in the order of enum memd_ineligible */
 
+/* Where a page was when an access waited for the fault server. */
+enum wire_tier { WIRE_TIER_PARKED, WIRE_TIER_PACKED, WIRE_TIER_SWAPPED, WIRE_TIER_ZERO, WIRE_TIERS };
+
+/* How long it waited: bucket i counts what took less than wire_latency_bound(i), and not less than the bound
+ * before; the last one, all that took longer. */
+#define WIRE_LATENCY_BUCKETS 24u
+#define WIRE_LATENCY_SHIFT   10u /* the first bucket ends at 2^10 ns */
+
+static inline uint64_t wire_latency_bound(unsigned bucket)
+{
+    return bucket < WIRE_LATENCY_BUCKETS - 1 ? 1ull << (WIRE_LATENCY_SHIFT + bucket) : UINT64_MAX;
+}
+
+static inline unsigned wire_latency_bucket(uint64_t ns)
+{
+    unsigned bucket =
+        ns >> WIRE_LATENCY_SHIFT ? 64u - (unsigned)__builtin_clzll(ns >> WIRE_LATENCY_SHIFT) : 0;
+    return bucket < WIRE_LATENCY_BUCKETS ? bucket : WIRE_LATENCY_BUCKETS - 1;
+}
+
+/* Ages at which it is known how much has not been touched for so long: 1, 2, 4, ... 64 periods. */
+#define WIRE_AGES             7u
+#define WIRE_SAMPLE_PAGES_MAX 4096u
+
 /* Written by the engine only, each field atomically but not all together; the daemon clamps what it reads. */
 struct wire_stats {
     _Atomic uint64_t zero_pages, merged_pages, broken_pages, unshared_pages, volatile_pages, skipped_pages;
@@ -175,7 +209,29 @@ struct wire_stats {
      * maps frames no page map speaks for. 0: the engine has not said, or takes it back: it closes the
      * session. WIRE_FORKS_HEIR: the engine's process is such a child itself. */
     _Atomic uint64_t forks;
+    /* Where pages are now, and what the pool takes from the host for the packed ones, as little of it as
+     * their compressed bytes can be kept in. */
+    _Atomic uint64_t parked_pages, packed_pages, pool_bytes, packed_bytes;
+    _Atomic uint64_t page_outs;                    /* pages packed, since the engine was opened */
+    _Atomic uint64_t parked_faults, packed_faults; /* pages that came home because somebody touched them */
+    _Atomic uint64_t page_ins;                     /* and that came home for any reason */
+    _Atomic uint64_t swapped_pages, swap_bytes;    /* in the swap file; what it takes of the device */
+    _Atomic uint64_t swap_written_bytes, swap_errors, swapped_faults, lost_pages; /* since it was opened */
+    /* The working set, found by samples: pages that are parked only to see whether somebody touches them
+     * (docs/architecture.md). sample_periods: periods it rests on, 0: nothing is known yet. sample_ms: how
+     * long pages were watched, as measured. */
+    _Atomic uint64_t sample_periods, sample_ms;
+    _Atomic uint64_t samplable_pages; /* the VM's own pages of which samples are taken, an estimate */
+    _Atomic uint64_t unsampled_pages; /* own pages of which none are: huge, pinned, written since merged */
+    _Atomic uint64_t working_set_pages, working_set_error_pages; /* touched in a period; 95% are as near */
+    _Atomic uint64_t idle_ages;                                  /* so many of the next are known */
+    _Atomic uint64_t idle_pages[WIRE_AGES]; /* samplable, not touched for 2^i periods or longer */
+    _Atomic uint64_t round_written_pages;   /* seen written by the last round */
+    _Atomic uint64_t sampled_pages;         /* aside as samples now; in none of the numbers above this */
+    _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
+    _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* samples, too */
 };
+static_assert(sizeof(struct wire_stats) <= 3072, "before the rings' data");
 #define WIRE_FORKS_HEIR UINT64_MAX
 enum wire_vm_state { WIRE_VM_RUNNING = 0, WIRE_VM_PAUSED = 1, WIRE_VM_MAP_COUNT = 2, WIRE_VM_CLOSING = 3 };
 
@@ -206,6 +262,7 @@ enum wire_rec_type {
     WIRE_REC_DROPPED = 5,  /* references given up: the pages were written, discarded or unmerged */
     WIRE_REC_FENCED = 6,   /* answer to FENCE */
     WIRE_REC_DONE = 7,     /* answer to UNMERGE */
+    WIRE_REC_PAGED = 8,    /* answer to PAGEOUT and PAGEIN */
     /* daemon to engine */
     WIRE_REC_BUDGET = 16,
     WIRE_REC_EXPORT = 17,
@@ -214,6 +271,8 @@ enum wire_rec_type {
     WIRE_REC_UNMERGE = 20,
     WIRE_REC_FENCE = 21,
     WIRE_REC_ROUND = 22, /* start a round now (settle, estimate): header only */
+    WIRE_REC_PAGEOUT = 23,
+    WIRE_REC_PAGEIN = 24,
 };
 
 struct wire_rec {
@@ -302,10 +361,12 @@ struct wire_rec_budget {
     uint32_t round_ms_max;     /* longest time between two rounds of a quiet VM */
     uint32_t vmas_max;         /* mappings the engine may add to its process */
     uint32_t heal_pages_per_s;
+    uint32_t sample_pages; /* set aside as samples each period; 0: none, and those there are come home */
+    uint32_t sample_ms;    /* the period */
 };
 #define WIRE_BUDGET_MERGE    1u /* merging and zero dropping on; else off (pages merged stay so) */
 #define WIRE_BUDGET_ESTIMATE 2u /* hash and report, count zero pages, change nothing */
-static_assert(sizeof(struct wire_rec_budget) == 32, "wire_rec_budget");
+static_assert(sizeof(struct wire_rec_budget) == 40, "wire_rec_budget");
 
 /* BREAK: the huge page at `page` (its first page) is worth splitting. */
 struct wire_rec_break {
@@ -328,6 +389,33 @@ static_assert(sizeof(struct wire_rec_token) == 24, "wire_rec_token");
 /* FENCE: the engine answers FENCED with the same id after it has dealt with every record before it, MERGE
  * included. The daemon reuses a frame nobody references only after all engines of the domain have answered a
  * fence. */
+
+/* PAGEOUT: take up to `pages` pages out of RAM, beginning where the last PAGEOUT ended: they are parked, and
+ * those nobody has touched after park_ms are packed. PAGEIN: bring up to `pages` home. Both are carried out
+ * piece by piece, beside everything else (a FENCE does not wait for them), and are answered by PAGED with
+ * their id. A second one ends the first, whose PAGED then says ECANCELED. */
+struct wire_rec_page {
+    struct wire_rec r; /* PAGEOUT, PAGEIN */
+    uint64_t id;
+    uint64_t pages; /* UINT64_MAX: all */
+    uint32_t park_ms;
+    uint32_t flags; /* WIRE_PAGEOUT_*; 0 in PAGEIN */
+};
+#define WIRE_PAGEOUT_ALL  1u /* pages written lately and huge pages, too */
+#define WIRE_PAGEOUT_PARK 2u /* they stay parked */
+#define WIRE_PAGEOUT_SWAP                                                                  \
+    4u /* and from the pool to the swap file, incompressible pages, too; PAGED says ENOSPC \
+          if not all of it could be written */
+static_assert(sizeof(struct wire_rec_page) == 32, "wire_rec_page");
+
+struct wire_rec_paged {
+    struct wire_rec r;
+    uint64_t id;
+    uint64_t pages; /* that are out, or home, because of it */
+    int32_t error;  /* 0 or a positive errno: ENOMEM, ECANCELED */
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_rec_paged) == 32, "wire_rec_paged");
 
 #define WIRE_REC_BYTES_MAX (16u + 8u * WIRE_CHUNK_PAGES) /* SURVEY */
 
@@ -360,13 +448,20 @@ enum wire_page_state {
     WIRE_PAGE_SHARED = 2,  /* maps its frame copy-on-write */
     WIRE_PAGE_BROKEN = 3,  /* written after a merge: private bytes in a store mapping; holds no frame */
     WIRE_PAGE_GONE = 4,    /* discarded by the guest */
+    WIRE_PAGE_PARKED = 5,  /* out: whole, moved aside in the VMM; home again once touched */
+    WIRE_PAGE_PACKED = 6,  /* out: compressed in the engine's memory; the same */
+    WIRE_PAGE_SWAPPED = 7, /* out: encrypted in the swap file; the same */
+    WIRE_PAGE_LOST = 8, /* the swap file did not give it back: whoever touches it gets a memory error, until
+                           it is discarded */
 };
 #define WIRE_PAGE_STATE_MASK 0xfu
-#define WIRE_PAGE_F_PENDING \
-    0x10u /* a merge is being carried out: the frame is named, the state not yet changed */
+#define WIRE_PAGE_F_PENDING                                                                                \
+    0x10u /* a merge is being carried out: the frame is named, the state not yet changed; PARKED: is being \
+             packed */
 #define WIRE_PAGE_F_DROPPING \
     0x20u /* the frame is no longer used; DROPPED will be sent and the field cleared */
 #define WIRE_PAGE_F_HUGE    0x40u /* in a huge page that is kept whole */
+#define WIRE_PAGE_F_SAMPLE  0x40u /* PARKED: only to see whether it is touched; it is never packed */
 #define WIRE_PAGE_F_PINNED  0x80u /* refused as pinned lately */
 #define WIRE_PAGE_TAG_SHIFT 8
 #define WIRE_PAGE_TAG_MASK \

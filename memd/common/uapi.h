@@ -30,7 +30,8 @@ struct uffdio_poison {
     uint64_t mode;
     int64_t updated;
 };
-#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#define UFFDIO_POISON               _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#define UFFDIO_POISON_MODE_DONTWAKE (1ull << 0)
 #endif
 static_assert(sizeof(struct uffdio_poison) == 32, "uffdio_poison");
 
@@ -66,6 +67,13 @@ struct pm_scan_arg {
 #define PAGE_IS_PFNZERO       (1 << 5)
 #define PAGE_IS_HUGE          (1 << 6)
 #endif
+#ifndef PAGE_IS_GUARD
+#define PAGE_IS_GUARD (1 << 8)
+#endif
 static_assert(sizeof(struct pm_scan_arg) == 96, "pm_scan_arg");
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 #endif

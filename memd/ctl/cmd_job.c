@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * memctl unmerge, settle, estimate: what takes the daemon a while. A POST starts a job, GET .../jobs/ID waits
- * for it in short turns, so that progress is shown (on a terminal) and Ctrl-C and the time-out are noticed:
- * both cancel the job.
+ * memctl unmerge, settle, estimate, pageout, pagein: what takes the daemon a while. A POST starts a job, GET
+ * .../jobs/ID waits for it in short turns, so that progress is shown (on a terminal) and Ctrl-C and the
+ * time-out are noticed: both cancel the job.
  */
 #include "memd/ctl/ctl.h"
 
@@ -150,4 +150,31 @@ enum ctl_result ctl_estimate(struct ctl *ctl)
         print_estimate(ctl, job);
     json_decref(job);
     return result;
+}
+
+static enum ctl_result page(struct ctl *ctl, const char *what, const char *done)
+{
+    char size[CTL_SIZE_BYTES];
+    json_t *body = json_pack("{s:s}", "vm", ctl->args[0]), *job;
+
+    if (body && ctl->bytes && json_object_set_new(body, "bytes", json_integer((json_int_t)ctl->bytes))) {
+        json_decref(body);
+        body = NULL;
+    }
+    enum ctl_result result = job_run(ctl, what, body, &job);
+    if (result)
+        return result;
+    fprintf(ctl->out, "%s: %s %s\n", ctl->args[0], ctl_size(size, ctl_get_int(job, "paged_bytes")), done);
+    json_decref(job);
+    return CTL_DONE;
+}
+
+enum ctl_result ctl_pageout(struct ctl *ctl)
+{
+    return page(ctl, "pageout", "taken out of RAM");
+}
+
+enum ctl_result ctl_pagein(struct ctl *ctl)
+{
+    return page(ctl, "pagein", "brought back into RAM");
 }

@@ -30,6 +30,9 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
                 "waiting for %" PRId64 " engine(s) of an earlier daemon; no frame is freed before\n",
                 awaited);
     snprintf(warning, sizeof warning, "%s", ctl_get_text(status, "warning"));
+    if (ctl_get_bool(json_object_get(status, "budget"), "alarm"))
+        fprintf(ctl->out, "%salarm: memory is low; no new VM is let in (memctl budget)%s\n",
+                ctl_colour_on(ctl, CTL_RED), ctl_colour_off(ctl, CTL_RED));
     if (*warning)
         fprintf(ctl->out, "%swarning: %s%s\n", ctl_colour_on(ctl, CTL_RED), ctl_printable(warning),
                 ctl_colour_off(ctl, CTL_RED));
@@ -48,15 +51,31 @@ static int totals_add(struct ctl_table *table, const json_t *status)
     failed |= ctl_table_add(table, "host memory\t%s\t%s available",
                             ctl_size(a, ctl_get_int(host, "mem_total_bytes")),
                             ctl_size(b, ctl_get_int(host, "mem_available_bytes")));
+    const json_t *budget = json_object_get(status, "budget");
+    int64_t budget_bytes = ctl_get_int(budget, "budget_bytes");
+    failed |=
+        ctl_table_add(table, "used\t%s\tby VMs and memd; %s%s; memory is %s",
+                      ctl_size(a, ctl_get_int(budget, "used_bytes")), budget_bytes ? "budget " : "no budget",
+                      budget_bytes ? ctl_size(b, budget_bytes) : "", ctl_get_text(budget, "memory_state"));
     failed |= ctl_table_add(table, "guest memory\t%s\tin %" PRId64 " VMs", ctl_size(a, guest),
                             ctl_get_int(totals, "vms"));
     failed |=
         ctl_table_add(table, "saved\t%s\t%.1f%% of guest memory", ctl_size(a, saved), percent(saved, guest));
-    failed |= ctl_table_add(table, "net\t%s\tafter frames and %s of metadata", ctl_size(a, net),
+    failed |= ctl_table_add(table, "net\t%s\tafter frames, pools and %s of metadata", ctl_size(a, net),
                             ctl_size(b, ctl_get_int(totals, "metadata_bytes")));
     failed |= ctl_table_add(table, "zero\t%s\t%" PRId64 " pages dropped", ctl_size(a, 4096 * zero), zero);
     failed |= ctl_table_add(table, "shared\t%s\t%" PRId64 " further pages on %" PRId64 " frames",
                             ctl_size(a, 4096 * sharing), sharing, ctl_get_int(totals, "pages_shared"));
+    if (ctl_get_int(totals, "page_outs"))
+        failed |=
+            ctl_table_add(table, "packed\t%s\tin %s of RAM; %" PRId64 " pages out and %" PRId64 " in so far",
+                          ctl_size(a, 4096 * ctl_get_int(totals, "packed_pages")),
+                          ctl_size(b, ctl_get_int(totals, "pool_bytes")), ctl_get_int(totals, "page_outs"),
+                          ctl_get_int(totals, "page_ins"));
+    if (ctl_get_int(totals, "swap_written_bytes"))
+        failed |= ctl_table_add(table, "swapped\t%s\tin %s of swap files",
+                                ctl_size(a, 4096 * ctl_get_int(totals, "swapped_pages")),
+                                ctl_size(b, ctl_get_int(totals, "swap_bytes")));
     failed |= ctl_table_add(
         table, "merges\t%" PRId64 "\tand %" PRId64 " zero drops; %" PRId64 " written since",
         ctl_get_int(totals, "merges"), ctl_get_int(totals, "zero_drops"), ctl_get_int(totals, "cow_breaks"));

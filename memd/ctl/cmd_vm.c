@@ -7,24 +7,29 @@
 
 int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before)
 {
-    struct ctl_table table = {.ncolumns = 10, .right = 1 << 0 | 1 << 2 | 0x3f << 4};
+    struct ctl_table table = {.ncolumns = 13, .right = 1 << 0 | 1 << 2 | 0x1ff << 4};
     char guest[CTL_SIZE_BYTES], saved[CTL_SIZE_BYTES], net[CTL_SIZE_BYTES];
+    char parked[CTL_SIZE_BYTES], packed[CTL_SIZE_BYTES], swapped[CTL_SIZE_BYTES];
     const json_t *vm;
     size_t i;
 
     if (!json_array_size(vms))
         return 0;
-    int failed = ctl_table_add(&table, "ID\tNAME\tPID\tSTATE\tGUEST\tSAVED\tNET\tZERO\tMERGED\tWRITTEN");
+    int failed = ctl_table_add(&table, "ID\tNAME\tPID\tSTATE\tGUEST\tSAVED\tNET\tZERO\tMERGED\tWRITTEN"
+                                       "\tPARKED\tPACKED\tSWAPPED");
     json_array_foreach(vms, i, vm)
     {
         failed |= ctl_table_add(
-            &table, "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64,
+            &table,
+            "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%s\t%s\t%s",
             ctl_get_int(vm, "id"), ctl_get_text(vm, "name"), ctl_get_int(vm, "pid"),
             ctl_get_text(vm, "state"), ctl_size(guest, ctl_get_int(vm, "guest_bytes")),
             ctl_size(saved, ctl_get_int(vm, "saved_bytes")),
             ctl_size(net, ctl_get_int(vm, "net_saved_bytes")), ctl_get_int(vm, "zero_pages"),
             ctl_get_int(vm, "pages_shared") + ctl_get_int(vm, "pages_sharing"),
-            ctl_get_int(vm, "cow_breaks"));
+            ctl_get_int(vm, "broken_pages"), ctl_size(parked, 4096 * ctl_get_int(vm, "parked_pages")),
+            ctl_size(packed, 4096 * ctl_get_int(vm, "packed_pages")),
+            ctl_size(swapped, 4096 * ctl_get_int(vm, "swapped_pages")));
     }
     if (!failed) {
         fputs(before, ctl->out);
@@ -73,31 +78,50 @@ static int field_add(struct ctl_table *table, const char *prefix, const char *ke
     json_int_t number = json_integer_value(value);
     if (ends_with(key, "_ns"))
         return ctl_table_add(table, "%s%s\t%s", prefix, key, ctl_duration(text, (uint64_t)number / 1000000));
-    if (ends_with(key, "_bytes") || !strcmp(prefix, "ineligible "))
+    if (ends_with(key, "_ms"))
+        return ctl_table_add(table, "%s%s\t%s", prefix, key, ctl_duration(text, (uint64_t)number));
+    if (ends_with(key, "_bytes") || !strcmp(key, "bytes") || !strcmp(prefix, "ineligible "))
         return ctl_table_add(table, "%s%s\t%s", prefix, key, ctl_size(text, number));
     return ctl_table_add(table, "%s%s\t%" JSON_INTEGER_FORMAT, prefix, key, number);
+}
+
+/* The numbers of an object, each under its own name with `prefix` before it; lists are shown elsewhere. */
+static int fields_add(struct ctl_table *table, const char *prefix, json_t *object)
+{
+    const char *key;
+    json_t *value;
+    int failed = 0;
+
+    json_object_foreach(object, key, value) if (json_is_integer(value)) failed |=
+        field_add(table, prefix, key, value);
+    return failed;
 }
 
 static enum ctl_result print_vm(struct ctl *ctl, json_t *vm)
 {
     struct ctl_table table = {.ncolumns = 2};
-    const char *key, *reason;
-    json_t *value, *bytes;
+    const char *key;
+    json_t *value;
     int failed = ctl_table_add(&table, "VM\t%s", ctl_get_text(vm, "name"));
 
     json_object_foreach(vm, key, value)
     {
         if (!json_is_object(value))
             failed |= field_add(&table, "", key, value);
-        else
-            json_object_foreach(value, reason, bytes) failed |=
-                field_add(&table, "ineligible ", reason, bytes);
+        else if (!strcmp(key, "working_set"))
+            failed |= fields_add(&table, "working_set ", value);
+        else if (!strcmp(key, "ineligible_bytes"))
+            failed |= fields_add(&table, "ineligible ", value);
     }
     if (failed)
         ctl_error(ctl, "out of memory");
     else
         ctl_table_print(ctl, &table);
     ctl_table_free(&table);
+    if (!failed && (ctl_working_set_print(ctl, vm) || ctl_latency_print(ctl, vm))) {
+        ctl_error(ctl, "out of memory");
+        failed = -1;
+    }
     return failed ? CTL_FAILED : CTL_DONE;
 }
 

@@ -29,6 +29,8 @@ struct ctl {
     bool json;
     unsigned timeout_s;   /* 0: none */
     uint64_t guest_bytes; /* doctor: size of the largest guest; 0: ask the daemon */
+    uint64_t bytes;       /* pageout, pagein; 0: all */
+    const char *domain;   /* budget; NULL: the host's */
     const char *proc_root, *sys_root, *dev_root;
     /* arguments after the command's words */
     int nargs;
@@ -50,16 +52,26 @@ void ctl_progress_end(struct ctl *ctl);
 enum ctl_result ctl_status(struct ctl *ctl);
 enum ctl_result ctl_vm_list(struct ctl *ctl);
 enum ctl_result ctl_vm_show(struct ctl *ctl);
+enum ctl_result ctl_vm_set(struct ctl *ctl);
+enum ctl_result ctl_working_set(struct ctl *ctl);
+enum ctl_result ctl_budget(struct ctl *ctl);
 enum ctl_result ctl_merge_on(struct ctl *ctl);
 enum ctl_result ctl_merge_off(struct ctl *ctl);
 enum ctl_result ctl_unmerge(struct ctl *ctl);
 enum ctl_result ctl_settle(struct ctl *ctl);
 enum ctl_result ctl_estimate(struct ctl *ctl);
+enum ctl_result ctl_pageout(struct ctl *ctl);
+enum ctl_result ctl_pagein(struct ctl *ctl);
 enum ctl_result ctl_doctor(struct ctl *ctl);
 enum ctl_result ctl_version(struct ctl *ctl);
 
 /* The VMs of an answer as a table, `before` printed first; nothing if there are none. 0 or -ENOMEM. */
 int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before);
+
+/* Of one VM: what is not touched for how long, and how long it waited for what; a table each, after an empty
+ * line, or nothing if nothing is known. 0 or -ENOMEM. */
+int ctl_working_set_print(struct ctl *ctl, const json_t *vm);
+int ctl_latency_print(struct ctl *ctl, const json_t *vm);
 
 /* ---- http.c */
 
@@ -109,7 +121,7 @@ enum ctl_result ctl_print_json(struct ctl *ctl, const json_t *document);
 
 /* Rows of cells; columns are as wide as their widest cell. The first row is the heading,
  * unless `headless`; columns whose bit is set in `right` are aligned right. */
-#define CTL_COLUMNS_MAX 10
+#define CTL_COLUMNS_MAX 13
 #define CTL_CELL_BYTES  80
 struct ctl_table {
     size_t ncolumns, nrows, capacity;

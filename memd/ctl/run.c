@@ -22,6 +22,8 @@ enum {
     OPT_PROC = 1 << 3,
     OPT_SYS = 1 << 4,
     OPT_DEV = 1 << 5,
+    OPT_BYTES = 1 << 9,
+    OPT_DOMAIN = 1 << 10,
     /* taken by every command */
     OPT_RUN_DIR = 1 << 6,
     OPT_HELP = 1 << 7,
@@ -40,6 +42,8 @@ static const struct {
     {"timeout", "S", "give up after S seconds, 1 to 86400 (default: wait as long as it takes)", OPT_TIMEOUT},
     {"guest", "SIZE", "size of the largest guest, e.g. 16G (default: that of the daemon's, else 4G)",
      OPT_GUEST},
+    {"bytes", "N", "how much, e.g. 512M (default: everything that may go)", OPT_BYTES},
+    {"domain", "NAME", "of this trust domain (default: of the host)", OPT_DOMAIN},
     {"proc", "DIR", "look here instead of /proc", OPT_PROC},
     {"sys", "DIR", "look here instead of /sys", OPT_SYS},
     {"dev", "DIR", "look here instead of /dev", OPT_DEV},
@@ -61,6 +65,23 @@ static const struct command {
      "With --json: `daemon`, `host`, `totals`, `domains`, `vms`, `warning`, as GET /v1/status answers."},
     {"vm", "list", "", 0, 0, OPT_JSON, ctl_vm_list, "the connected VMs", ""},
     {"vm", "show", "VM", 1, 1, OPT_JSON, ctl_vm_show, "everything about one VM", "VM is a name or an id."},
+    {"vm", "set", "VM KEY=VALUE...", 2, 5, 0, ctl_vm_set, "say what a VM may take of RAM",
+     "reservation=SIZE: never brought below it. limit=SIZE: never left above it; none: no limit.\n"
+     "shares=N: its weight when memory is short; 0: by its size, 10 per MiB. swap=never|allowed.\n"
+     "Counts until the VM leaves, over restarts of memd; the configuration says it for good."},
+    {"working-set", NULL, "[VM...]", 0, 1024, OPT_JSON, ctl_working_set,
+     "how much of their memory VMs use, by samples",
+     "SAMPLED is what samples are taken of: a VM's own memory in small pages. IN USE is what of it is "
+     "touched\n"
+     "within a period (memd's option sample-ms), give or take +/-. OTHER and MERGED cannot be sampled: huge\n"
+     "and pinned pages and such written since they were merged; merged pages. WRITTEN is what the last "
+     "round\n"
+     "saw written. IDLE is what of SAMPLED is not touched for so long."},
+    {"budget", NULL, "[SIZE|off]", 0, 1, OPT_JSON | OPT_DOMAIN, ctl_budget,
+     "show or set what VMs and memd may take of RAM",
+     "Refused if it is less than VMs have reserved. Counts over restarts of memd, until it starts without "
+     "VMs;\n"
+     "the configuration says it for good."},
     {"merge", "on", "[VM]", 0, 1, 0, ctl_merge_on, "start merging, of one VM or of all",
      "Also lets an unmerged VM merge again."},
     {"merge", "off", "[VM]", 0, 1, 0, ctl_merge_off, "stop merging, of one VM or of all",
@@ -74,6 +95,12 @@ static const struct command {
      "mergeable."},
     {"estimate", NULL, "[VM...]", 0, 1024, OPT_JSON | OPT_TIMEOUT, ctl_estimate,
      "what merging would save, without merging", "Without names: all VMs together."},
+    {"pageout", NULL, "VM", 1, 1, OPT_BYTES | OPT_TIMEOUT, ctl_pageout, "take a VM's memory out of RAM",
+     "With --bytes: so much of what the VM has not written lately and does not touch within a second.\n"
+     "Without: everything that may go, at once. Pages come back when they are touched, or with pagein.\n"
+     "Ctrl-C or the time-out cancels it: what is out by then stays out."},
+    {"pagein", NULL, "VM", 1, 1, OPT_BYTES | OPT_TIMEOUT, ctl_pagein, "bring a VM's memory back into RAM",
+     "Refused if the memory does not fit. Ctrl-C or the time-out cancels it."},
     {"doctor", NULL, "", 0, 0, OPT_DOCTOR, ctl_doctor, "check this machine for what memd needs",
      "Needs no daemon. Each line is ok, warn or fail, with the command that puts it right; exit code 1 if "
      "any\n"
@@ -188,6 +215,13 @@ static enum ctl_result option_set(struct ctl *ctl, unsigned bit, const char *val
         break;
     case OPT_JSON:
         ctl->json = true;
+        break;
+    case OPT_BYTES:
+        if (ctl_parse_size(value, &ctl->bytes) || !ctl->bytes || ctl->bytes > INT64_MAX)
+            return usage_error(ctl, "--bytes: '%.40s' is not a size such as 512M", value);
+        break;
+    case OPT_DOMAIN:
+        ctl->domain = value;
         break;
     case OPT_PROC:
         ctl->proc_root = value;

@@ -51,7 +51,9 @@ void advice_make(struct vm *vm)
         .quiet_ms = plan.quiet_ms,
         .round_ms_max = plan.round_ms_max,
         .vmas_max = plan.vmas_max,
-        .heal_pages_per_s = plan.heal_pages_per_s};
+        .heal_pages_per_s = plan.heal_pages_per_s,
+        .sample_pages = vm->core->config.sample_pages,
+        .sample_ms = vm->core->config.sample_ms};
 }
 
 /* A fifth more or less is not worth waking an engine for. */

@@ -2,8 +2,6 @@
 /* Theory of operation: see advisor.h. */
 #include "memd/daemon/advisor.h"
 
-#include <math.h>
-
 #define WEIGHT_MIN 0.25 /* of a VM that finds nothing, beside 1.25 of one that finds every page */
 #define FACTOR_MAX 4.0  /* of one correction */
 #define PAGES_MIN  64.0 /* a second: an engine that has any budget gets somewhere */
@@ -22,7 +20,7 @@ void advisor_measure(struct advisor_rates *rates, const struct advisor_counters 
         now->found_pages < before->found_pages)
         return;
     double s = (double)(now->at_ns - before->at_ns) * 1e-9;
-    double weight = 1 - exp(-s / ADVISOR_TAU_S);
+    double weight = s / (s + ADVISOR_TAU_S);
     double hashed = (double)(now->hashed_pages - before->hashed_pages) / s;
     double found = (double)(now->found_pages - before->found_pages) / s;
     rates->hashed_per_s += (hashed - rates->hashed_per_s) * weight;

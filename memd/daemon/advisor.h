@@ -11,7 +11,7 @@
  *
  * Any other VM is steady: its rounds are long, so that pages rewritten now and then cost a write fault a
  * round and are not hashed for nothing. A page that becomes a duplicate is hashed in the second round after
- * it was written, and one written in a store mapping in the third: ADVISOR_STEADY_MS keeps that below 8 s. If
+ * it was written: ADVISOR_STEADY_MS keeps that below 8 s. If
  * hardly anything that is hashed is found, rounds are as long as the configuration allows. In between the
  * engine itself stretches rounds that find nothing to do.
  *
@@ -24,7 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ADVISOR_STEADY_MS    2500u
+#define ADVISOR_STEADY_MS    3500u
 #define ADVISOR_TAU_S        1.0   /* rates are smoothed over this time */
 #define ADVISOR_DIGEST_FOUND 0.02  /* of guest pages found a second: begin to digest */
 #define ADVISOR_STEADY_FOUND 0.005 /* below it: be steady again */

@@ -6,6 +6,7 @@
 #include "memd/daemon/core.h"
 #include "memd/daemon/place.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/terms.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -79,6 +80,86 @@ int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job)
 int core_settle_start(struct core *core, uint64_t *ret_job)
 {
     return ask_job(core, do_settle, NULL, ret_job);
+}
+
+struct paging_call {
+    char vm[CORE_NAME_BYTES];
+    bool out;
+    struct core_paging what;
+    uint64_t id;
+};
+
+static int do_paging(struct core *core, void *arg)
+{
+    struct paging_call *call = arg;
+    return paging_start(core, call->vm, call->out, &call->what, &call->id);
+}
+
+static int ask_paging(struct core *core, struct paging_call call, const char *vm, uint64_t *ret_job)
+{
+    snprintf(call.vm, sizeof call.vm, "%s", vm);
+    int err = calls_ask(&core->calls, do_paging, &call, sizeof call, NULL);
+    if (!err)
+        *ret_job = call.id;
+    return err;
+}
+
+int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job)
+{
+    return ask_paging(core, (struct paging_call){.out = true, .what = *what}, vm, ret_job);
+}
+
+int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job)
+{
+    return ask_paging(core, (struct paging_call){.what.bytes = bytes}, vm, ret_job);
+}
+
+struct budget_call {
+    char domain[CORE_NAME_BYTES];
+    uint64_t bytes;
+    char reason[CORE_REASON_BYTES];
+};
+
+static int do_budget(struct core *core, void *arg)
+{
+    struct budget_call *call = arg;
+    return terms_set_budget(core, call->domain[0] ? call->domain : NULL, call->bytes, call->reason);
+}
+
+int core_budget_set(struct core *core, const char *domain, uint64_t bytes, char ret_reason[CORE_REASON_BYTES])
+{
+    struct budget_call call = {.bytes = bytes};
+
+    snprintf(call.domain, sizeof call.domain, "%s", domain ? domain : "");
+    int err = calls_ask(&core->calls, do_budget, &call, sizeof call, NULL);
+    snprintf(ret_reason, CORE_REASON_BYTES, "%s", call.reason);
+    return err;
+}
+
+struct terms_call {
+    char vm[CORE_NAME_BYTES];
+    unsigned which;
+    struct budget_terms terms;
+    char reason[CORE_REASON_BYTES];
+};
+
+static int do_terms(struct core *core, void *arg)
+{
+    struct terms_call *call = arg;
+    return terms_set_vm(core, call->vm, call->which, &call->terms, &call->terms, call->reason);
+}
+
+int core_vm_set(struct core *core, const char *vm, unsigned terms, const struct budget_terms *value,
+                struct budget_terms *ret_terms, char ret_reason[CORE_REASON_BYTES])
+{
+    struct terms_call call = {.which = terms, .terms = *value};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm);
+    int err = calls_ask(&core->calls, do_terms, &call, sizeof call, NULL);
+    if (!err)
+        *ret_terms = call.terms;
+    snprintf(ret_reason, CORE_REASON_BYTES, "%s", call.reason);
+    return err;
 }
 
 /* The names are copied: the caller may have given up waiting when the loop gets to it. */

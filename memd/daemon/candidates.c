@@ -15,7 +15,7 @@
 #define ID_MASK           ((1ull << PAGES_ID_BITS) - 1)
 #define LOAD_MAX_PERCENT  86 /* beyond it the shard grows */
 #define LOAD_NEW_PERCENT  68 /* load after a resize */
-#define LOAD_TRIM_PERCENT 50 /* below it the shard shrinks */
+#define LOAD_TRIM_PERCENT 60 /* below it the shard shrinks */
 #define HOMES_MIN         32
 #define SAMPLE            256
 #define SWEEP_AHEAD       12 /* entries whose pages are asked for in advance */

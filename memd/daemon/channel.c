@@ -184,6 +184,7 @@ void channel_send_due(struct session *session)
         session->unmerge_due = false;
     if (session->round_due && channel_reserve(session, WIRE_REC_ROUND, sizeof(struct wire_rec), 0))
         session->round_due = false;
+    paging_send(session);
     exports_flush(session);
     proposals_flush(session);
 }
@@ -294,6 +295,8 @@ static int take_record(struct session *session, const void *buf, size_t bytes)
         return take_token(session, buf, bytes);
     if (rec->type == WIRE_REC_EXPORTED) /* of a region that may be gone by now */
         return bytes == sizeof(struct wire_rec_export) ? exports_done(session, buf) : -EPROTO;
+    if (rec->type == WIRE_REC_PAGED)
+        return bytes == sizeof(struct wire_rec_paged) ? paging_answered(session, buf) : -EPROTO;
     struct region *region;
     int err = find_region(session, rec->region, &region);
     if (err || !region)
@@ -378,7 +381,8 @@ bool channel_turn(struct session *session)
 bool channel_is_waiting(const struct session *session)
 {
     return session->budget_due || session->rescan_due || session->fence_due || session->unmerge_due ||
-           session->round_due || session->proposals.n || (session->exports.n && !session->exports.busy);
+           session->round_due || session->page_due || session->proposals.n ||
+           (session->exports.n && !session->exports.busy);
 }
 
 void channel_trim(struct session *session)
@@ -391,12 +395,16 @@ void channel_trim(struct session *session)
     session->trimmed = true;
 }
 
-size_t channel_bytes(const struct session *session)
+size_t channel_shared_bytes(const struct session *session)
 {
-    size_t all = sizeof *session + proposals_bytes(&session->proposals);
+    size_t all = sizeof *session->shm;
 
     if (!session->shm)
-        return all;
-    all += sizeof *session->shm;
+        return 0;
     return session->trimmed ? all - sizeof session->shm->exports - sizeof session->shm->down_data : all;
+}
+
+size_t channel_bytes(const struct session *session)
+{
+    return sizeof *session + proposals_bytes(&session->proposals) + channel_shared_bytes(session);
 }

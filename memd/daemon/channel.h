@@ -37,5 +37,7 @@ void channel_wake(struct session *session);
 void channel_trim(struct session *session);
 
 size_t channel_bytes(const struct session *session);
+/* Of that, the memory it shares with the engine. */
+size_t channel_shared_bytes(const struct session *session);
 
 #endif

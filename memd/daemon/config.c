@@ -66,6 +66,10 @@ static const struct option_desc options[] = {
      AT(core.cpu_cap), 10, 1024000, 0},
     {"store-max", "SIZE", "most memory for frames, e.g. 8G; 0: half of the machine's RAM", OPTION_SIZE,
      AT(core.store_bytes_max), 0, 1ull << 50, 0},
+    {"swap", "on|off", "give each VM an encrypted swap file in the state directory", OPTION_ON_OFF,
+     AT(core.swap), 0, 0, 0},
+    {"swap-max", "SIZE", "most that one VM's swap file may take, e.g. 16G; 0: no limit", OPTION_SIZE,
+     AT(core.swap_bytes_max), 0, 1ull << 50, 0},
     {"quiet-ms", "MS", "a page left unwritten this long is looked at, 1 to 3600000", OPTION_NUMBER,
      AT(core.quiet_ms), 1, 3600000, 0},
     {"round-ms-max", "MS", "longest time between two rounds over a quiet VM, 10 to 3600000", OPTION_NUMBER,
@@ -76,6 +80,31 @@ static const struct option_desc options[] = {
      AT(core.heal_pages_per_s), 0, 1000000, 0},
     {"vmas-percent", "PERCENT", "share of vm.max_map_count memd may use in a VM, 1 to 90", OPTION_NUMBER,
      AT(core.vmas_percent), 1, 90, 0},
+    {"sample-pages", "PAGES", "pages of a VM set aside each period to see its working set, 0 to 4096; 0: off",
+     OPTION_NUMBER, AT(core.sample_pages), 0, WIRE_SAMPLE_PAGES_MAX, 0},
+    {"sample-ms", "MS", "that period, 100 to 3600000", OPTION_NUMBER, AT(core.sample_ms), 100, 3600000, 0},
+    {"budget", "SIZE",
+     "what all VMs and memd may take of RAM, e.g. 64G; 0: what the host has available decides", OPTION_SIZE,
+     AT(core.budget_bytes), 0, 1ull << 50, 0},
+    {"budget-soft", "PERCENT", "of the budget in use, from which cold pages are packed, 1 to 100",
+     OPTION_NUMBER, AT(core.budget_soft_percent), 1, 100, 0},
+    {"budget-hard", "PERCENT", "from which pages are swapped, too, whoever needs them, 1 to 100",
+     OPTION_NUMBER, AT(core.budget_hard_percent), 1, 100, 0},
+    {"budget-low", "PERCENT", "from which everything is paged out and no new VM let in, 1 to 200",
+     OPTION_NUMBER, AT(core.budget_low_percent), 1, 200, 0},
+    {"free-soft", "PERCENT", "without a budget: of the host's memory available, 0 to 50; 0: never",
+     OPTION_NUMBER, AT(core.free_soft_percent), 0, 50, 0},
+    {"free-hard", "PERCENT", "the same for hard, 0 to 50", OPTION_NUMBER, AT(core.free_hard_percent), 0, 50,
+     0},
+    {"free-low", "PERCENT", "the same for low, 0 to 50", OPTION_NUMBER, AT(core.free_low_percent), 0, 50, 0},
+    {"headroom", "PERCENT", "of what sharing saves, kept free for merged pages to be written, 0 to 100",
+     OPTION_NUMBER, AT(core.headroom_percent), 0, 100, 0},
+    {"idle-tax", "PERCENT", "tax on memory a VM does not use, 0 to 99", OPTION_NUMBER,
+     AT(core.idle_tax_percent), 0, 99, 0},
+    {"refault-limit", "PERCENT", "of its working set a VM may need back per minute in state soft, 0 to 1000",
+     OPTION_REAL, AT(core.refault_percent), 0, 1000000, 0},
+    {"stall-limit", "PERCENT", "of its time the host may wait for memory (PSI) in state soft; 0: any, to 100",
+     OPTION_REAL, AT(core.stall_percent), 0, 100000, 0},
     {"log-level", "LEVEL", "error, warn, info or debug", OPTION_LEVEL, AT(log_level), 0, 0, 0},
     {"daemon", NULL, "go into the background once ready", OPTION_FLAG, AT(background), 0, 0, 0},
     {"nodes", "N", "for tests: pretend this many NUMA nodes, 0 to 8; 0: ask the machine", OPTION_NUMBER,
@@ -139,8 +168,7 @@ int config_parse_number(const char *text, uint64_t *ret_value)
     return 0;
 }
 
-/* A number with K, M, G or T (of 1024), or nothing for bytes. */
-static int parse_size(const char *text, uint64_t *ret_bytes)
+int config_parse_size(const char *text, uint64_t *ret_bytes)
 {
     static const char units[] = "KMGT";
     char digits[32];
@@ -256,7 +284,7 @@ int config_option_set(int index, const char *where, const char *text, bool from_
         *(double *)field = real;
         return 0;
     case OPTION_SIZE:
-        if (parse_size(text, &number) || number > option->max)
+        if (config_parse_size(text, &number) || number > option->max)
             return config_error(report, -EINVAL,
                                 "%s: '%.40s' is not a size; give a number with K, M, G or T, at most %lluT",
                                 where, text, (unsigned long long)(option->max >> 40));
@@ -346,6 +374,19 @@ static int args_apply(const struct args *args, struct config *config, struct con
     return 0;
 }
 
+/* Thresholds that make sense together. */
+static int check(const struct core_config *c, struct config_report *report)
+{
+    if (c->budget_soft_percent > c->budget_hard_percent || c->budget_hard_percent > c->budget_low_percent)
+        return config_error(report, -EINVAL,
+                            "budget-soft, budget-hard and budget-low must not fall: %u, %u, %u",
+                            c->budget_soft_percent, c->budget_hard_percent, c->budget_low_percent);
+    if (c->free_soft_percent < c->free_hard_percent || c->free_hard_percent < c->free_low_percent)
+        return config_error(report, -EINVAL, "free-soft, free-hard and free-low must not rise: %u, %u, %u",
+                            c->free_soft_percent, c->free_hard_percent, c->free_low_percent);
+    return 0;
+}
+
 int config_load(int argc, char *const argv[], const char *default_file, struct config *ret_config,
                 enum config_action *ret_action, char *ret_error, size_t error_bytes)
 {
@@ -369,6 +410,8 @@ int config_load(int argc, char *const argv[], const char *default_file, struct c
         result = config_file_load(args.file ? args.file : default_file, args.file != NULL, &config, &report);
     if (!result)
         result = args_apply(&args, &config, &report);
+    if (!result)
+        result = check(&config.core, &report);
     if (result)
         return result;
     *ret_config = config;
@@ -430,7 +473,9 @@ void config_help(FILE *out)
     }
     fputs("\nThe configuration file takes the same names: `merge = off` below a line [memd]; a trust domain "
           "is\n"
-          "opened by [domain NAME] and `uids = 107, qemu` (users that may join). See memd.conf(5).\n\n"
+          "opened by [domain NAME] and `uids = 107, qemu` (users that may join), and [vm NAME] says what VMs "
+          "may take.\n"
+          "See memd.conf(5).\n\n"
           "Exit codes: 0 ended as asked, 1 failed, 2 the command line or the configuration is wrong.\n",
           out);
 }

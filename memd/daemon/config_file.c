@@ -3,13 +3,15 @@
  * config_file: the configuration file, read with inih.
  *
  * [memd] takes the options by the names they have on the command line; [domain NAME] opens a trust domain and
- * takes `uids`. inih tells its handler neither the line number nor of a section without keys, so read_line(),
- * which feeds it, counts lines and follows each section line by a line with an empty name and value. It also
- * removes indentation, which inih would take for the continuation of a value, and stops at the first line
- * that is none: inih would read on, and could tell of a later mistake only.
+ * takes `uids` and `budget`; [vm PATTERN] says what VMs of such names may take. inih tells its handler
+ * neither the line number nor of a section without keys, so read_line(), which feeds it, counts lines and
+ * follows each section line by a line with an empty name and value. It also removes indentation, which inih
+ * would take for the continuation of a value, and stops at the first line that is none: inih would read on,
+ * and could tell of a later mistake only.
  */
 #include "memd/daemon/config_parts.h"
 
+#include "memd/common/name.h"
 #include "memd/memd.h"
 
 #include <errno.h>
@@ -28,6 +30,7 @@
 
 #define SECTION_MEMD   "memd"
 #define SECTION_DOMAIN "domain "
+#define SECTION_VM     "vm "
 
 struct file_reader {
     FILE *stream;
@@ -36,7 +39,9 @@ struct file_reader {
     bool announce; /* the next line for inih is the empty key that announces a section */
     struct config *config;
     struct core_domain_config *domain; /* of the section being read, or NULL */
-    uint64_t seen;                     /* bit per option */
+    struct core_vm_rule *rule;         /* the same */
+    uint64_t seen;                     /* bit per option of [memd] */
+    unsigned seen_here;                /* bit per key of this section, where one counts once */
     struct config_report *report;
 };
 static_assert(CONFIG_OPTIONS_MAX <= 64, "a bit of file_reader.seen for each option");
@@ -81,21 +86,12 @@ static char *read_line(char *text, int bytes, void *ctx)
     return text;
 }
 
-static bool name_valid(const char *name)
-{
-    size_t length = strlen(name);
-
-    return length && length <= MEMD_NAME_MAX &&
-           !name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                              "abcdefghijklmnopqrstuvwxyz0123456789._-")];
-}
-
 static int domain_open(struct file_reader *reader, const char *name)
 {
     struct core_config *core = &reader->config->core;
 
     name += strspn(name, " \t");
-    if (!name_valid(name))
+    if (!name_is_valid(name))
         return config_error(reader->report, -EINVAL,
                             "%s:%u: '%.64s' is no domain name; give 1 to %d of A-Z a-z 0-9 . _ -",
                             reader->path, reader->line, name, MEMD_NAME_MAX);
@@ -112,16 +108,66 @@ static int domain_open(struct file_reader *reader, const char *name)
     return 0;
 }
 
+/* A name, or a pattern for names. */
+static bool pattern_valid(const char *pattern)
+{
+    size_t length = strlen(pattern);
+
+    return length && length <= MEMD_NAME_MAX &&
+           !pattern[strspn(pattern, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                    "abcdefghijklmnopqrstuvwxyz0123456789._-*?[]!")];
+}
+
+static int rule_open(struct file_reader *reader, const char *pattern)
+{
+    struct core_config *core = &reader->config->core;
+
+    pattern += strspn(pattern, " \t");
+    if (!pattern_valid(pattern))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: '%.64s' is no VM's name; give 1 to %d of A-Z a-z 0-9 . _ - and * ? [ ]",
+                            reader->path, reader->line, pattern, MEMD_NAME_MAX);
+    for (size_t i = 0; i < core->nvm_rules; i++)
+        if (!strcmp(core->vm_rules[i].pattern, pattern))
+            return config_error(reader->report, -EEXIST, "%s:%u: [vm %s] is there twice; join the two",
+                                reader->path, reader->line, pattern);
+    if (core->nvm_rules == CORE_VM_RULES_MAX)
+        return config_error(reader->report, -ENOSPC, "%s:%u: more than %d [vm] sections", reader->path,
+                            reader->line, CORE_VM_RULES_MAX);
+    reader->rule = &core->vm_rules[core->nvm_rules++];
+    memset(reader->rule, 0, sizeof *reader->rule);
+    strcpy(reader->rule->pattern, pattern);
+    return 0;
+}
+
+/* What is to be seen only when all keys of a section have been read. */
+static int section_close(struct file_reader *reader)
+{
+    const struct core_vm_rule *rule = reader->rule;
+
+    reader->domain = NULL;
+    reader->rule = NULL;
+    reader->seen_here = 0;
+    if (rule && rule->terms.limit_bytes && rule->terms.limit_bytes < rule->terms.reservation_bytes)
+        return config_error(reader->report, -EINVAL, "%s: [vm %s]: the limit is below the reservation",
+                            reader->path, rule->pattern);
+    return 0;
+}
+
 static int section_open(struct file_reader *reader, const char *section)
 {
-    reader->domain = NULL;
+    int result = section_close(reader);
+
+    if (result)
+        return result;
     if (!strcmp(section, SECTION_MEMD))
         return 0;
     if (!strncmp(section, SECTION_DOMAIN, sizeof SECTION_DOMAIN - 1))
         return domain_open(reader, section + sizeof SECTION_DOMAIN - 1);
+    if (!strncmp(section, SECTION_VM, sizeof SECTION_VM - 1))
+        return rule_open(reader, section + sizeof SECTION_VM - 1);
     return config_error(reader->report, -EINVAL,
-                        "%s:%u: unknown section [%.64s]; there are [memd] and [domain "
-                        "NAME]",
+                        "%s:%u: unknown section [%.64s]; there are [memd], [domain NAME] and [vm NAME]",
                         reader->path, reader->line, section);
 }
 
@@ -165,6 +211,95 @@ static int domain_uids(struct file_reader *reader, const char *value)
     }
 }
 
+enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP };
+
+/* A key that counts once in its section. */
+static int note_key(struct file_reader *reader, enum section_key key, const char *name)
+{
+    if (reader->seen_here >> key & 1)
+        return config_error(reader->report, -EEXIST, "%s:%u: '%s' is given twice; keep one", reader->path,
+                            reader->line, name);
+    reader->seen_here |= 1u << key;
+    return 0;
+}
+
+static int size_key(struct file_reader *reader, const char *name, const char *value, uint64_t *field)
+{
+    uint64_t bytes;
+
+    if (config_parse_size(value, &bytes) || bytes > CONFIG_SIZE_MAX)
+        return config_error(
+            reader->report, -EINVAL,
+            "%s:%u: %s: '%.40s' is not a size; give a number with K, M, G or T, at most %lluT", reader->path,
+            reader->line, name, value, CONFIG_SIZE_MAX >> 40);
+    *field = bytes;
+    return 0;
+}
+
+static int domain_key(struct file_reader *reader, const char *name, const char *value)
+{
+    if (!strcmp(name, "uids"))
+        return domain_uids(reader, value);
+    if (strcmp(name, "budget"))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: unknown key '%.64s'; a domain has uids and budget", reader->path,
+                            reader->line, name);
+    int result = note_key(reader, KEY_BUDGET, name);
+    return result ? result : size_key(reader, name, value, &reader->domain->budget_bytes);
+}
+
+static int shares_key(struct file_reader *reader, const char *value, uint32_t *field)
+{
+    uint64_t shares;
+
+    if (config_parse_number(value, &shares) || !shares || shares > BUDGET_SHARES_MAX)
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: shares: '%.40s' is not a whole number from 1 to %u", reader->path,
+                            reader->line, value, BUDGET_SHARES_MAX);
+    *field = (uint32_t)shares;
+    return 0;
+}
+
+static int swap_key(struct file_reader *reader, const char *value, bool *field)
+{
+    if (strcmp(value, "never") && strcmp(value, "allowed"))
+        return config_error(reader->report, -EINVAL, "%s:%u: swap: '%.40s' is neither never nor allowed",
+                            reader->path, reader->line, value);
+    *field = !strcmp(value, "never");
+    return 0;
+}
+
+static int rule_key(struct file_reader *reader, const char *name, const char *value)
+{
+    static const struct {
+        const char *name;
+        enum section_key key;
+    } keys[] = {
+        {"reservation", KEY_RESERVATION}, {"limit", KEY_LIMIT}, {"shares", KEY_SHARES}, {"swap", KEY_SWAP}};
+    struct budget_terms *terms = &reader->rule->terms;
+    size_t i = 0;
+
+    while (i < sizeof keys / sizeof keys[0] && strcmp(keys[i].name, name))
+        i++;
+    if (i == sizeof keys / sizeof keys[0])
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares and swap",
+                            reader->path, reader->line, name);
+    int result = note_key(reader, keys[i].key, name);
+    if (result)
+        return result;
+    switch (keys[i].key) {
+    case KEY_RESERVATION:
+        return size_key(reader, name, value, &terms->reservation_bytes);
+    case KEY_LIMIT:
+        return size_key(reader, name, value, &terms->limit_bytes);
+    case KEY_SHARES:
+        return shares_key(reader, value, &terms->shares);
+    default:
+        return swap_key(reader, value, &terms->swap_never);
+    }
+}
+
 static int memd_key(struct file_reader *reader, const char *name, const char *value)
 {
     int option = config_option_find(name);
@@ -198,13 +333,12 @@ static int file_key(void *ctx, const char *section, const char *name, const char
     else if (!section[0])
         result = config_error(reader->report, -EINVAL, "%s:%u: '%.64s' is in no section; put [memd] above it",
                               reader->path, reader->line, name);
-    else if (!reader->domain)
-        result = memd_key(reader, name, value);
-    else if (!strcmp(name, "uids"))
-        result = domain_uids(reader, value);
+    else if (reader->domain)
+        result = domain_key(reader, name, value);
+    else if (reader->rule)
+        result = rule_key(reader, name, value);
     else
-        result = config_error(reader->report, -EINVAL, "%s:%u: unknown key '%.64s'; a domain has uids",
-                              reader->path, reader->line, name);
+        result = memd_key(reader, name, value);
     return result == 0;
 }
 
@@ -235,6 +369,8 @@ int config_file_load(const char *path, bool must_exist, struct config *config, s
         config_error(report, -EINVAL, "%s:%u: neither [section] nor key = value", path, reader.line);
     else if (ferror(reader.stream))
         config_error(report, -EIO, "cannot read the configuration %s", path);
+    else
+        section_close(&reader);
     fclose(reader.stream);
     snprintf(config->file, sizeof config->file, "%s", path);
     return report->error;

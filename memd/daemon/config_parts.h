@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define CONFIG_OPTIONS_MAX 64
+#define CONFIG_SIZE_MAX    (1ull << 50)
 
 /* Where errors go. The first one stays. */
 struct config_report {
@@ -37,6 +38,9 @@ int config_option_set(int option, const char *where, const char *text, bool from
 
 /* A whole decimal number, nothing before or after it. 0 or -EINVAL. */
 int config_parse_number(const char *text, uint64_t *ret_value);
+
+/* A number with K, M, G or T (of 1024), or nothing for bytes. 0 or -EINVAL. */
+int config_parse_size(const char *text, uint64_t *ret_bytes);
 
 /* Read a file into `config`. One that does not exist is none, unless it `must_exist`. Returns 0 or -errno,
  * reported. */

@@ -21,7 +21,8 @@
 #include <string.h>
 #include <time.h>
 
-#define JOB_POLL_MS 25
+#define JOB_POLL_MS     25
+#define PAGEOUT_PARK_MS 1000u /* for a page to be touched before it is packed */
 
 static unsigned status_of_error(int error)
 {
@@ -40,6 +41,7 @@ static unsigned status_of_error(int error)
     case EBUSY:
     case EEXIST:
     case EALREADY:
+    case ERANGE:
         return MHD_HTTP_CONFLICT;
     case ETIMEDOUT:
         return MHD_HTTP_GATEWAY_TIMEOUT;
@@ -178,6 +180,16 @@ static void get_metrics(struct control_request *request, struct control_reply *r
         reply->status = MHD_HTTP_OK;
 }
 
+static void get_budget(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    reply_json(reply, MHD_HTTP_OK, control_json_budget(snapshot));
+    core_snapshot_free(snapshot);
+}
+
 /* ---------------------------------------------------------------- what is done */
 
 /* A VM named in a body: bounded before the core sees it. */
@@ -244,6 +256,130 @@ static void post_settle(struct control_request *request, struct control_reply *r
     }
     int result = core_settle_start(request->core, &job);
     reply_job(reply, result, job, NULL);
+}
+
+/* {"vm": NAME, "bytes": N (optional)}; false: replied. */
+static bool paging_body(struct control_request *request, struct control_reply *reply, const char **ret_vm,
+                        json_int_t *ret_bytes)
+{
+    json_error_t error;
+
+    *ret_bytes = -1;
+    if (json_unpack_ex(request->json, &error, 0, "{s:s, s?I !}", "vm", ret_vm, "bytes", ret_bytes)) {
+        reply_bad_body(reply, &error, "{\"vm\": NAME, \"bytes\": N (optional)}");
+        return false;
+    }
+    if (*ret_bytes < -1 || !*ret_bytes || (*ret_bytes == -1 && json_object_get(request->json, "bytes"))) {
+        reply_error(reply, EINVAL, "bytes is a number of bytes, at least one");
+        return false;
+    }
+    return vm_name_ok(*ret_vm, reply);
+}
+
+static void post_pageout(struct control_request *request, struct control_reply *reply)
+{
+    json_int_t bytes;
+    uint64_t job = 0;
+    const char *vm;
+
+    if (!paging_body(request, reply, &vm, &bytes))
+        return;
+    struct core_paging what = {.bytes = UINT64_MAX, .all = true, .swap = true}; /* all */
+    if (bytes > 0)
+        what = (struct core_paging){.bytes = ((uint64_t)bytes + 4095) & ~4095ull, .park_ms = PAGEOUT_PARK_MS};
+    int result = core_pageout_start(request->core, vm, &what, &job);
+    reply_job(reply, result, job, vm);
+}
+
+static void post_pagein(struct control_request *request, struct control_reply *reply)
+{
+    json_int_t bytes;
+    uint64_t job = 0;
+    const char *vm;
+
+    if (!paging_body(request, reply, &vm, &bytes))
+        return;
+    uint64_t limit = bytes > 0 ? ((uint64_t)bytes + 4095) & ~4095ull : UINT64_MAX;
+    int result = core_pagein_start(request->core, vm, limit, &job);
+    reply_job(reply, result, job, vm);
+}
+
+static void post_budget(struct control_request *request, struct control_reply *reply)
+{
+    const char *domain = NULL;
+    char reason[CORE_REASON_BYTES];
+    json_int_t bytes;
+    json_error_t error;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s:I, s?s !}", "bytes", &bytes, "domain", &domain)) {
+        reply_bad_body(reply, &error, "{\"bytes\": N (0: none), \"domain\": NAME (optional)}");
+        return;
+    }
+    if (bytes < 0 || (domain && (!*domain || strlen(domain) >= CORE_NAME_BYTES))) {
+        reply_error(reply, EINVAL, "bytes is a number of bytes, 0 for no budget; a domain has a name");
+        return;
+    }
+    int result = core_budget_set(request->core, domain, (uint64_t)bytes, reason);
+    if (result == -ENOENT)
+        reply_error(reply, ENOENT, "no domain '%.64s' is in memd's configuration", domain ? domain : "");
+    else if (result == -ERANGE)
+        reply_error(reply, ERANGE, "%s", reason);
+    else if (result)
+        reply_core_error(reply, result, NULL);
+    else
+        reply_json(reply, MHD_HTTP_OK, json_pack("{s:I, s:s?}", "bytes", bytes, "domain", domain));
+}
+
+/* The terms a body names; false: replied. */
+static bool terms_body(struct control_request *request, struct control_reply *reply,
+                       struct budget_terms *ret_terms, unsigned *ret_which)
+{
+    json_int_t reservation = 0, limit = 0, shares = 0;
+    const char *swap = NULL;
+    json_error_t error;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s?I, s?I, s?I, s?s !}", "reservation_bytes", &reservation,
+                       "limit_bytes", &limit, "shares", &shares, "swap", &swap)) {
+        reply_bad_body(reply, &error,
+                       "reservation_bytes, limit_bytes, shares (numbers) and swap (never, allowed), as many "
+                       "as are to change");
+        return false;
+    }
+    bool reserved = json_object_get(request->json, "reservation_bytes"),
+         limited = json_object_get(request->json, "limit_bytes"),
+         shared = json_object_get(request->json, "shares");
+    if ((reserved && reservation < 0) || (limited && limit < 0) ||
+        (shared && (shares < 0 || shares > BUDGET_SHARES_MAX)) ||
+        (swap && strcmp(swap, "never") && strcmp(swap, "allowed"))) {
+        reply_error(reply, EINVAL,
+                    "sizes are numbers of bytes, shares at most %u, swap is \"never\" or \"allowed\"",
+                    BUDGET_SHARES_MAX);
+        return false;
+    }
+    *ret_which = (reserved ? CORE_TERM_RESERVATION : 0) | (limited ? CORE_TERM_LIMIT : 0) |
+                 (shared ? CORE_TERM_SHARES : 0) | (swap ? CORE_TERM_SWAP : 0);
+    *ret_terms = (struct budget_terms){.reservation_bytes = (uint64_t)reservation,
+                                       .limit_bytes = (uint64_t)limit,
+                                       .shares = (uint32_t)shares,
+                                       .swap_never = swap && !strcmp(swap, "never")};
+    return true;
+}
+
+static void post_vm(struct control_request *request, struct control_reply *reply)
+{
+    char reason[CORE_REASON_BYTES];
+    struct budget_terms terms;
+    unsigned which;
+
+    if (!vm_name_ok(request->arg, reply) || !terms_body(request, reply, &terms, &which))
+        return;
+    int result = core_vm_set(request->core, request->arg, which, &terms, &terms, reason);
+    if (result == -ERANGE)
+        reply_error(reply, ERANGE, "%s", reason);
+    else if (result)
+        reply_core_error(reply, result, request->arg);
+    else
+        reply_json(reply, MHD_HTTP_OK, control_json_terms(request->arg, &terms));
 }
 
 /* Which of these VMs is not connected; NULL if all of them are by now. */
@@ -381,8 +517,11 @@ static const struct route routes[] = {
     {"GET", "/v1/status", false, get_status},      {"GET", "/v1/vms", false, get_vms},
     {"GET", "/v1/vms/*", false, get_vm},           {"POST", "/v1/merge", true, post_merge},
     {"POST", "/v1/unmerge", true, post_unmerge},   {"POST", "/v1/settle", true, post_settle},
+    {"POST", "/v1/pageout", true, post_pageout},   {"POST", "/v1/pagein", true, post_pagein},
     {"POST", "/v1/estimate", true, post_estimate}, {"GET", "/v1/jobs/*", false, get_job},
     {"DELETE", "/v1/jobs/*", false, delete_job},   {"GET", "/metrics", false, get_metrics},
+    {"GET", "/v1/budget", false, get_budget},      {"POST", "/v1/budget", true, post_budget},
+    {"POST", "/v1/vms/*", true, post_vm},
 };
 
 /* Whether `url` is of the route; says what '*' stands for. */
@@ -434,7 +573,8 @@ void control_api_dispatch(struct control_request *request, const char *method, c
                 routes[i].handle(request, reply);
             return;
         }
-        allow = !allow ? routes[i].method : "GET, DELETE"; /* only jobs take two */
+        /* of two one is always GET, and named first */
+        allow = !allow ? routes[i].method : !strcmp(routes[i].method, "POST") ? "GET, POST" : "GET, DELETE";
     }
     if (allow) {
         reply_error(reply, EINVAL, "%.16s is not possible here, but %s", method, allow);

@@ -70,6 +70,88 @@ static void put_counters(json_t **object, const struct core_counters *counters)
     put(object, "ineligible_bytes", ineligible(counters));
 }
 
+static json_t *working_set(const struct core_working_set *ws)
+{
+    json_t *object = json_object(), *idle = json_array();
+
+    put(&object, "periods", number(ws->periods));
+    put(&object, "period_ms", number(ws->period_ms));
+    put(&object, "bytes", number(ws->bytes));
+    put(&object, "error_bytes", number(ws->error_bytes));
+    put(&object, "samplable_bytes", number(ws->samplable_bytes));
+    put(&object, "unsampled_bytes", number(ws->unsampled_bytes));
+    put(&object, "merged_bytes", number(ws->merged_bytes));
+    put(&object, "written_bytes", number(ws->written_bytes));
+    for (unsigned i = 0; i < ws->nidle; i++) {
+        json_t *age = json_object();
+        put(&age, "idle_ms", number(ws->idle_ms[i]));
+        put(&age, "idle_bytes", number(ws->idle_bytes[i]));
+        append(&idle, age);
+    }
+    put(&object, "idle", idle);
+    return object;
+}
+
+/* Buckets up to the last that has anything in it. */
+static json_t *latency(const struct core_latency *l)
+{
+    json_t *object = json_object(), *buckets = json_array();
+    unsigned n = WIRE_LATENCY_BUCKETS;
+
+    while (n && !l->buckets[n - 1])
+        n--;
+    for (unsigned i = 0; i < n; i++)
+        append(&buckets, number(l->buckets[i]));
+    put(&object, "count", number(l->count));
+    put(&object, "sum_ns", number(l->sum_ns));
+    put(&object, "p50_ns", number(l->p50_ns));
+    put(&object, "p99_ns", number(l->p99_ns));
+    put(&object, "buckets", buckets);
+    return object;
+}
+
+static json_t *latencies(const struct core_vm *vm)
+{
+    json_t *object = json_object();
+
+    for (unsigned t = 0; t < WIRE_TIERS; t++)
+        put(&object, metrics_tier_names[t], latency(&vm->latency[t]));
+    return object;
+}
+
+static void put_terms(json_t **object, const struct budget_terms *terms)
+{
+    put(object, "reservation_bytes", number(terms->reservation_bytes));
+    put(object, "limit_bytes", number(terms->limit_bytes));
+    put(object, "shares", number(terms->shares));
+    put(object, "swap", json_string(terms->swap_never ? "never" : "allowed"));
+}
+
+/* What a VM has, and what it may have. */
+static void put_account(json_t **object, const struct core_vm *vm)
+{
+    put(object, "resident_bytes", number(vm->resident_bytes));
+    put(object, "target_bytes", number(vm->target_bytes));
+    put_terms(object, &vm->terms);
+}
+
+static void put_memory(json_t **object, const struct core_memory *memory)
+{
+    put(object, "memory_state", json_string(budget_state_name(memory->state)));
+    put(object, "budget_bytes", number(memory->budget_bytes));
+    put(object, "used_bytes", number(memory->used_bytes));
+    put(object, "headroom_bytes", number(memory->headroom_bytes));
+}
+
+json_t *control_json_terms(const char *vm, const struct budget_terms *terms)
+{
+    json_t *object = json_object();
+
+    put(&object, "vm", string(vm));
+    put_terms(&object, terms);
+    return object;
+}
+
 json_t *control_json_vm(const struct core_vm *vm)
 {
     json_t *object = json_object();
@@ -82,7 +164,10 @@ json_t *control_json_vm(const struct core_vm *vm)
     put(&object, "release", string(vm->release));
     put(&object, "merge", json_boolean(vm->merge_on));
     put(&object, "settled", json_boolean(vm->settled));
+    put_account(&object, vm);
     put_counters(&object, &vm->c);
+    put(&object, "working_set", working_set(&vm->ws));
+    put(&object, "fault_latency", latencies(vm));
     return object;
 }
 
@@ -156,9 +241,46 @@ static json_t *domain_list(const struct core_snapshot *snapshot)
         put(&object, "store_bytes", number(domain->store_bytes));
         put(&object, "candidates", number(domain->candidates));
         put(&object, "index_bytes", number(domain->index_bytes));
+        put_memory(&object, &domain->memory);
         append(&array, object);
     }
     return array;
+}
+
+/* The host's budget: of all that memd manages. */
+static json_t *budget_object(const struct core_snapshot *snapshot)
+{
+    json_t *object = json_object();
+
+    put_memory(&object, &snapshot->memory);
+    put(&object, "alarm", json_boolean(snapshot->alarm));
+    return object;
+}
+
+json_t *control_json_budget(const struct core_snapshot *snapshot)
+{
+    json_t *object = budget_object(snapshot), *domains = json_array(), *vms = json_array();
+
+    for (size_t i = 0; i < snapshot->ndomains; i++) {
+        const struct core_domain *domain = &snapshot->domains[i];
+        json_t *of = json_object();
+        put(&of, "name", string(domain->name));
+        put_memory(&of, &domain->memory);
+        append(&domains, of);
+    }
+    for (size_t i = 0; i < snapshot->nvms; i++) {
+        const struct core_vm *vm = &snapshot->vms[i];
+        json_t *of = json_object();
+        put(&of, "name", string(vm->name));
+        put(&of, "domain", string(vm->domain));
+        put(&of, "guest_bytes", number(vm->c.guest_bytes));
+        put_account(&of, vm);
+        put(&of, "refaults_per_s", json_real(vm->refaults_per_s));
+        append(&vms, of);
+    }
+    put(&object, "domains", domains);
+    put(&object, "vms", vms);
+    return object;
 }
 
 json_t *control_json_status(const struct core_snapshot *snapshot)
@@ -167,6 +289,7 @@ json_t *control_json_status(const struct core_snapshot *snapshot)
 
     put(&object, "daemon", daemon_object(snapshot));
     put(&object, "host", host_object(snapshot));
+    put(&object, "budget", budget_object(snapshot));
     put(&object, "totals", totals_object(snapshot));
     put(&object, "domains", domain_list(snapshot));
     put(&object, "vms", vm_list(snapshot));
@@ -212,13 +335,16 @@ json_t *control_json_error(int error, const char *text)
 
 json_t *control_json_job(const struct core_job *job)
 {
-    static const char *const kinds[] = {
-        [CORE_JOB_UNMERGE] = "unmerge", [CORE_JOB_SETTLE] = "settle", [CORE_JOB_ESTIMATE] = "estimate"};
+    static const char *const kinds[] = {[CORE_JOB_UNMERGE] = "unmerge",
+                                        [CORE_JOB_SETTLE] = "settle",
+                                        [CORE_JOB_ESTIMATE] = "estimate",
+                                        [CORE_JOB_PAGEOUT] = "pageout",
+                                        [CORE_JOB_PAGEIN] = "pagein"};
     static const char *const states[] = {
         [CORE_JOB_RUNNING] = "running", [CORE_JOB_DONE] = "done", [CORE_JOB_FAILED] = "failed"};
     json_t *object = json_object();
 
-    static_assert(sizeof kinds / sizeof kinds[0] == CORE_JOB_ESTIMATE + 1, "a name for each kind");
+    static_assert(sizeof kinds / sizeof kinds[0] == CORE_JOB_KINDS, "a name for each kind");
     static_assert(sizeof states / sizeof states[0] == CORE_JOB_FAILED + 1, "a name for each state");
     put(&object, "id", number(job->id));
     put(&object, "kind", json_string(kinds[job->kind]));
@@ -236,5 +362,7 @@ json_t *control_json_job(const struct core_job *job)
         put(&object, "frame_bytes", number(job->frame_bytes));
         put(&object, "would_save_bytes", json_integer(saves));
     }
+    if ((job->kind == CORE_JOB_PAGEOUT || job->kind == CORE_JOB_PAGEIN) && job->state == CORE_JOB_DONE)
+        put(&object, "paged_bytes", number(job->paged_bytes));
     return object;
 }

@@ -5,7 +5,7 @@
  * A turn of the loop: events (sockets, kicks, deaths of processes), calls of other threads, a turn for each
  * session with work left, publishing what was written to rings, freeing sessions that ended. Every
  * CORE_TICK_MS, and every CORE_FAST_TICK_MS while a session waits for ring room, sessions are looked at
- * anyhow.
+ * anyhow; every CORE_REST_TICK_MS while all VMs are settled and nothing is under way.
  */
 #include "memd/daemon/core.h"
 
@@ -13,6 +13,7 @@
 #include "memd/daemon/channel.h"
 #include "memd/daemon/place.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/terms_file.h"
 #include "memd/daemon/tick.h"
 
 #include <dirent.h>
@@ -44,10 +45,23 @@ void core_config_default(struct core_config *ret_config)
                    : cpus > 1 ? (double)cpus
                               : 1.0,
         .quiet_ms = 100,
-        .round_ms_max = 2500,
+        .round_ms_max = 3500,
+        .swap = true,
         .huge_share_percent = 50,
         .heal_pages_per_s = 1000,
         .vmas_percent = 50,
+        .sample_pages = 128,
+        .sample_ms = 30000,
+        .budget_soft_percent = 90,
+        .budget_hard_percent = 96,
+        .budget_low_percent = 100,
+        .free_soft_percent = 6,
+        .free_hard_percent = 4,
+        .free_low_percent = 2,
+        .headroom_percent = 10,
+        .idle_tax_percent = 75,
+        .refault_percent = 1,
+        .stall_percent = 1,
         .proc_root = "/proc",
         .sys_root = "/sys",
     };
@@ -113,13 +127,20 @@ static bool anyone_waits(struct core *core)
     return waits;
 }
 
+/* ms until the core has to look for itself */
+static unsigned rest_ms(struct core *core)
+{
+    if (anyone_waits(core))
+        return CORE_FAST_TICK_MS;
+    return core_rests(core, clock_now_ns()) ? CORE_REST_TICK_MS : CORE_TICK_MS;
+}
+
 int core_run(struct core *core)
 {
     bool more = false;
 
     while (!core->stopping) {
-        int timeout_ms = more ? 0 : anyone_waits(core) ? (int)CORE_FAST_TICK_MS : (int)CORE_TICK_MS;
-        int err = loop_turn(&core->loop, timeout_ms);
+        int err = loop_turn(&core->loop, more ? 0 : (int)rest_ms(core));
         if (err)
             return err;
         calls_run(&core->calls, core);
@@ -248,6 +269,8 @@ static int start(struct core *core)
         err = domain_reopen_all(core);
     if (!err)
         place_recall_merge(core);
+    if (!err)
+        terms_file_read(core);
     return err;
 }
 
@@ -261,6 +284,7 @@ static void release(struct core *core)
     jobs_close(&core->jobs);
     exports_close(&core->exports);
     pages_close(&core->pages);
+    terms_file_close(core);
     place_close(core);
     if (core->stop.fd >= 0)
         close(core->stop.fd);

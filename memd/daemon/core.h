@@ -12,6 +12,7 @@
 #ifndef MEMD_DAEMON_CORE_H
 #define MEMD_DAEMON_CORE_H
 
+#include "memd/daemon/budget.h"
 #include "memd/wire.h"
 
 #include <stdbool.h>
@@ -23,6 +24,7 @@
 #define CORE_VMS_MAX         1024
 #define CORE_DOMAINS_MAX     64 /* in the configuration */
 #define CORE_UIDS_MAX        32 /* of a domain */
+#define CORE_VM_RULES_MAX    256
 #define CORE_JOBS_MAX        64 /* jobs remembered; the oldest that has ended goes first */
 #define CORE_CALL_TIMEOUT_MS 5000
 
@@ -31,6 +33,14 @@ struct core_domain_config {
     char name[WIRE_NAME_BYTES];
     uint32_t nuids;
     uint32_t uids[CORE_UIDS_MAX];
+    uint64_t budget_bytes; /* of its VMs together; 0: none */
+    bool budget_set;       /* by a user since memd began */
+};
+
+/* Terms of the VMs whose names match; the first rule that does counts. */
+struct core_vm_rule {
+    char pattern[WIRE_NAME_BYTES]; /* as of a shell */
+    struct budget_terms terms;
 };
 
 struct core_config {
@@ -40,14 +50,26 @@ struct core_config {
     bool merge_across_nodes;  /* as KSM's merge_across_nodes */
     double cpu_cap;           /* CPUs that engines and daemon may use together */
     uint64_t store_bytes_max; /* 0: half of the host's memory */
+    bool swap;                /* VMs get a swap file in state_dir */
+    uint64_t swap_bytes_max;  /* of each; 0: no limit */
     unsigned quiet_ms, round_ms_max;
     unsigned huge_share_percent; /* a huge page is broken from this reclaimable share on */
     unsigned heal_pages_per_s;   /* per VM */
     unsigned vmas_percent;       /* share of vm.max_map_count memd may use in a VM */
-    unsigned nodes;              /* NUMA nodes to pretend; 0: ask the machine */
+    unsigned sample_pages;       /* of each VM, set aside every sample_ms to see which are touched; 0: none */
+    unsigned sample_ms;
+    unsigned nodes;        /* NUMA nodes to pretend; 0: ask the machine */
+    uint64_t budget_bytes; /* of all VMs and memd together; 0: none, the host's memory decides */
+    unsigned budget_soft_percent, budget_hard_percent, budget_low_percent; /* of it in use */
+    unsigned free_soft_percent, free_hard_percent, free_low_percent; /* of the host's memory available */
+    unsigned headroom_percent;                                       /* of what sharing saves, kept free */
+    unsigned idle_tax_percent;
+    double refault_percent, stall_percent; /* struct budget_policy */
     char proc_root[256], sys_root[256];
     unsigned ndomains;
     struct core_domain_config domains[CORE_DOMAINS_MAX];
+    unsigned nvm_rules;
+    struct core_vm_rule vm_rules[CORE_VM_RULES_MAX];
 };
 
 void core_config_default(struct core_config *ret_config);
@@ -72,11 +94,40 @@ struct core_counters {
     uint64_t ineligible_bytes[WIRE_INELIGIBLE_COUNT];
     uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected,
         huge_broken;         /* cumulative */
+    uint64_t broken_pages;   /* of cow_breaks: not back in plain memory yet */
     uint64_t saved_bytes;    /* guest pages no longer held privately */
     uint64_t metadata_bytes; /* page maps, engine and daemon memory */
-    int64_t net_saved_bytes; /* saved, less frames and metadata */
+    int64_t net_saved_bytes; /* saved, less frames, pools and metadata */
     uint64_t cpu_ns;         /* cumulative */
     uint64_t vmas_used, vmas_limit;
+    uint64_t parked_pages, packed_pages; /* out of guest RAM: moved aside, and compressed */
+    uint64_t packed_bytes, pool_bytes;   /* what the packed ones need, and what is taken for it */
+    uint64_t page_outs, page_ins, parked_faults, packed_faults; /* cumulative */
+    uint64_t swapped_pages, swap_bytes;                         /* in swap files, and what these take */
+    uint64_t swap_written_bytes, swap_errors, swapped_faults, lost_pages; /* cumulative */
+    uint64_t sampled_pages,
+        sampled_faults;         /* aside as samples of the working set; cumulative: touched there */
+    uint64_t working_set_bytes; /* see struct core_working_set; 0: not known */
+};
+
+/* How much of a VM's memory is in use, by samples (docs/architecture.md). */
+struct core_working_set {
+    uint64_t periods;         /* it rests on; 0: nothing is known yet */
+    uint64_t period_ms;       /* how long samples were watched, as measured */
+    uint64_t bytes;           /* touched within a period */
+    uint64_t error_bytes;     /* 95% of estimates are as near as this */
+    uint64_t samplable_bytes; /* what samples are taken of: the VM's own memory in small pages */
+    uint64_t unsampled_bytes; /* own memory of which none are: huge, pinned, written since merged */
+    uint64_t merged_bytes;    /* nor of this */
+    uint64_t written_bytes; /* seen written by the last round: the write side, of all memory but huge pages */
+    unsigned nidle;         /* ages that are known */
+    uint64_t idle_ms[WIRE_AGES], idle_bytes[WIRE_AGES]; /* of samplable_bytes, not touched for so long */
+};
+
+/* How long accesses waited for pages that were out, in one of enum wire_tier. */
+struct core_latency {
+    uint64_t count, sum_ns, p50_ns, p99_ns;
+    uint64_t buckets[WIRE_LATENCY_BUCKETS]; /* wire_latency_bound() */
 };
 
 /* A VM's share of a frame used by n pages is 1/n for each: pages_shared of the VMs add up to the domain's. */
@@ -87,7 +138,19 @@ struct core_vm {
     char state[16];   /* "joining", "merging", "settled", "off", "paused", "map-count", "lost", "closing" */
     char release[16]; /* of its libmemd */
     bool merge_on, settled;
+    uint64_t resident_bytes, target_bytes; /* struct budget_vm, struct budget_plan */
+    struct budget_terms terms;
+    double refaults_per_s;
     struct core_counters c;
+    struct core_working_set ws;
+    struct core_latency latency[WIRE_TIERS];
+};
+
+/* Of a budget. */
+struct core_memory {
+    enum budget_state state;
+    uint64_t budget_bytes; /* 0: none */
+    uint64_t used_bytes, headroom_bytes;
 };
 
 struct core_domain {
@@ -96,6 +159,7 @@ struct core_domain {
     uint64_t frames, frame_bytes; /* frames with references */
     uint64_t store_bytes;         /* blocks of the store files */
     uint64_t candidates, index_bytes;
+    struct core_memory memory;
 };
 
 struct core_snapshot {
@@ -108,7 +172,9 @@ struct core_snapshot {
     uint64_t daemon_metadata_bytes, daemon_cpu_ns;
     uint64_t mem_total_bytes, mem_available_bytes; /* of the host */
     char warning[CORE_REASON_BYTES];               /* a shortage seen lately, or "" */
-    struct core_counters totals;                   /* cumulative counters include VMs that have left */
+    struct core_memory memory;
+    bool alarm;                  /* the host or a domain is in state low */
+    struct core_counters totals; /* cumulative counters include VMs that have left */
     size_t nvms, ndomains;
     struct core_vm *vms;
     struct core_domain *domains;
@@ -122,8 +188,25 @@ void core_snapshot_free(struct core_snapshot *snapshot);
 /* Merging on or off. Off: what is merged stays so, nothing new is. Kept across daemons. */
 int core_merge_set(struct core *core, const char *vm, bool on);
 
+/* Set the budget of the host, or of a domain of the configuration; 0: none. -ENOENT: no such domain; -ERANGE:
+ * the reservations of its VMs do not fit. Like the terms of a VM it counts until memd ends. */
+int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
+                    char ret_reason[CORE_REASON_BYTES]);
+
+/* Change those terms of a VM that are named. -ERANGE: they contradict each other, or a budget. */
+enum core_term { CORE_TERM_RESERVATION = 1, CORE_TERM_LIMIT = 2, CORE_TERM_SHARES = 4, CORE_TERM_SWAP = 8 };
+int core_vm_set(struct core *core, const char *vm, unsigned terms, const struct budget_terms *value,
+                struct budget_terms *ret_terms, char ret_reason[CORE_REASON_BYTES]);
+
 /* Jobs take time: start, then poll. -EBUSY: as many as are remembered are running. */
-enum core_job_kind { CORE_JOB_UNMERGE, CORE_JOB_SETTLE, CORE_JOB_ESTIMATE };
+enum core_job_kind {
+    CORE_JOB_UNMERGE,
+    CORE_JOB_SETTLE,
+    CORE_JOB_ESTIMATE,
+    CORE_JOB_PAGEOUT,
+    CORE_JOB_PAGEIN,
+    CORE_JOB_KINDS
+};
 enum core_job_state { CORE_JOB_RUNNING, CORE_JOB_DONE, CORE_JOB_FAILED };
 
 struct core_job {
@@ -135,6 +218,7 @@ struct core_job {
     double progress;                /* 0 to 1, a guess */
     /* estimate: what merging would save = zero + duplicate - frames */
     uint64_t guest_bytes, zero_bytes, duplicate_bytes, frame_bytes;
+    uint64_t paged_bytes; /* pageout, pagein: that have moved */
 };
 
 /* Bring everything back into private memory and leave it so until merging is switched on. Fails with ENOMEM
@@ -144,6 +228,17 @@ int core_unmerge_start(struct core *core, const char *vm, uint64_t *ret_job);
 int core_settle_start(struct core *core, uint64_t *ret_job);
 /* What merging would save in these VMs (none named: all), without changing anything. */
 int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, uint64_t *ret_job);
+
+/* Take `bytes` of a VM out of RAM: pages are parked, and those nobody touches within park_ms are packed.
+ * `all`: pages written lately and huge pages, too. Pagein brings them home. -EBUSY: one of these is running
+ * for it. */
+struct core_paging {
+    uint64_t bytes;
+    uint32_t park_ms;
+    bool all, swap; /* swap: and from the pool to the swap file, incompressible pages, too */
+};
+int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job);
+int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job);
 
 /* -ENOENT: no such job is remembered. */
 int core_job_poll(struct core *core, uint64_t job, struct core_job *ret_job);

@@ -64,6 +64,9 @@ struct domain {
 
     struct heirs heirs;
 
+    struct budget_scope memory; /* reclaim.c */
+    struct budget_shown shown;
+
     uint64_t full_frames; /* in use when a store ran full; 0: none has, or all was hashed again since */
     uint64_t rescan_ns;   /* when that was asked for */
 

@@ -4,6 +4,7 @@
 
 #include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
+#include "memd/daemon/paging.h"
 #include "memd/daemon/snapshot.h"
 #include "memd/daemon/state.h"
 
@@ -25,14 +26,14 @@ struct jobs_hashes {
 
 /* ---------------------------------------------------------------- records */
 
-static struct jobs_record *find(struct core *core, uint64_t id)
+struct jobs_record *jobs_find(struct core *core, uint64_t id)
 {
     struct jobs_record *r = &core->jobs.record[id % CORE_JOBS_MAX];
 
     return id && r->job.id == id ? r : NULL;
 }
 
-static bool is_running(const struct jobs_record *r)
+bool jobs_runs(const struct jobs_record *r)
 {
     return r->job.id && r->job.state == CORE_JOB_RUNNING;
 }
@@ -45,7 +46,7 @@ static void hashes_free(struct jobs_record *r)
     r->hashes = NULL;
 }
 
-static int start(struct core *core, enum core_job_kind kind, struct jobs_record **ret_record)
+int jobs_begin(struct core *core, enum core_job_kind kind, struct jobs_record **ret_record)
 {
     struct jobs_record *r;
     uint64_t id = core->jobs.last;
@@ -54,7 +55,7 @@ static int start(struct core *core, enum core_job_kind kind, struct jobs_record 
         r = &core->jobs.record[++id % CORE_JOBS_MAX];
         if (id > core->jobs.last + CORE_JOBS_MAX)
             return -EBUSY;
-    } while (is_running(r));
+    } while (jobs_runs(r));
     hashes_free(r);
     *r = (struct jobs_record){.job = {.id = id, .kind = kind}, .started_ns = clock_now_ns()};
     core->jobs.last = id;
@@ -74,10 +75,12 @@ static void leave(struct core *core, uint64_t id)
         }
         if (vm->unmerge_job == id)
             vm->unmerge_job = 0;
+        if (vm->paging.job == id)
+            paging_leave(vm);
     }
 }
 
-static void end(struct core *core, struct jobs_record *r, int error, const char *reason)
+void jobs_end(struct core *core, struct jobs_record *r, int error, const char *reason)
 {
     leave(core, r->job.id);
     hashes_free(r);
@@ -91,7 +94,7 @@ static void end(struct core *core, struct jobs_record *r, int error, const char 
 
 int jobs_poll(struct core *core, uint64_t id, struct core_job *ret_job)
 {
-    struct jobs_record *r = find(core, id);
+    struct jobs_record *r = jobs_find(core, id);
 
     if (!r)
         return -ENOENT;
@@ -101,12 +104,12 @@ int jobs_poll(struct core *core, uint64_t id, struct core_job *ret_job)
 
 int jobs_cancel(struct core *core, uint64_t id)
 {
-    struct jobs_record *r = find(core, id);
+    struct jobs_record *r = jobs_find(core, id);
 
     if (!r)
         return -ENOENT;
-    if (is_running(r))
-        end(core, r, ECANCELED, "cancelled");
+    if (jobs_runs(r))
+        jobs_end(core, r, ECANCELED, "cancelled");
     return 0;
 }
 
@@ -121,29 +124,30 @@ void jobs_close(struct jobs *jobs)
 /* One VM's end of an unmerge. */
 static void unmerge_left(struct vm *vm, int error, const char *reason)
 {
-    struct jobs_record *r = find(vm->core, vm->unmerge_job);
+    struct jobs_record *r = jobs_find(vm->core, vm->unmerge_job);
     char text[CORE_REASON_BYTES];
 
     vm->unmerge_job = 0;
-    if (!r || !is_running(r))
+    if (!r || !jobs_runs(r))
         return;
     if (error) {
         snprintf(text, sizeof text, "VM %.64s: %s", vm->engine.name, reason);
-        end(vm->core, r, error, text);
+        jobs_end(vm->core, r, error, text);
         return;
     }
     r->left--;
     r->job.progress = 1 - (double)r->left / r->vms;
     if (!r->left)
-        end(vm->core, r, 0, NULL);
+        jobs_end(vm->core, r, 0, NULL);
 }
 
 void jobs_unmerged(struct vm *vm, int error)
 {
-    const char *why = error == ENOMEM ? "its pages do not fit into memory"
-                      : error == EBUSY
-                          ? "pages that devices hold pinned stay merged; try again when they let go"
-                          : strerror(error);
+    const char *why =
+        error == ENOMEM  ? "its pages do not fit into memory"
+        : error == EBUSY ? "written pages that devices may hold pinned stay merged: try again; where the VMM "
+                           "has a seccomp filter memd cannot tell (docs/qemu.md)"
+                         : strerror(error);
 
     if (vm->unmerge_job)
         unmerge_left(vm, error, why);
@@ -153,12 +157,14 @@ void jobs_session_lost(struct vm *vm)
 {
     if (vm->unmerge_job)
         unmerge_left(vm, ECONNRESET, "its session ended");
+    paging_session_lost(vm);
 }
 
 void jobs_vm_gone(struct vm *vm)
 {
     if (vm->unmerge_job)
         unmerge_left(vm, 0, NULL);
+    paging_vm_gone(vm);
 }
 
 static void unmerge_vm(struct vm *vm, uint64_t job)
@@ -184,14 +190,14 @@ int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
 
     if (name && (!only || !session_is_live(only->session)))
         return -ENOENT;
-    int err = start(core, CORE_JOB_UNMERGE, &r);
+    int err = jobs_begin(core, CORE_JOB_UNMERGE, &r);
     if (err)
         return err;
     *ret_job = r->job.id;
     cds_list_for_each_entry (vm, &core->vms, link)
         if (takes_part(vm, only)) {
             if (vm->session->unmerge_id) {
-                end(core, r, EBUSY, "an unmerge is under way already");
+                jobs_end(core, r, EBUSY, "an unmerge is under way already");
                 return 0;
             }
             r->vms++;
@@ -204,11 +210,11 @@ int jobs_start_unmerge(struct core *core, const char *name, uint64_t *ret_job)
         snprintf(text, sizeof text,
                  "does not fit: %" PRIu64 " MiB wanted, %" PRIu64 " MiB available; free memory first",
                  need >> 20, core->memory.available_bytes >> 20);
-        end(core, r, ENOMEM, text);
+        jobs_end(core, r, ENOMEM, text);
         return 0;
     }
     if (!r->vms)
-        end(core, r, 0, NULL);
+        jobs_end(core, r, 0, NULL);
     cds_list_for_each_entry (vm, &core->vms, link)
         if (takes_part(vm, only))
             unmerge_vm(vm, r->job.id);
@@ -221,7 +227,7 @@ int jobs_start_settle(struct core *core, uint64_t *ret_job)
 {
     struct jobs_record *r;
     struct vm *vm;
-    int err = start(core, CORE_JOB_SETTLE, &r);
+    int err = jobs_begin(core, CORE_JOB_SETTLE, &r);
 
     if (err)
         return err;
@@ -250,7 +256,7 @@ static void tick_settle(struct core *core, struct jobs_record *r)
         }
     r->job.progress = all ? (double)settled / all : 1;
     if (settled == all && !core->nawaited)
-        end(core, r, 0, NULL);
+        jobs_end(core, r, 0, NULL);
 }
 
 /* ---------------------------------------------------------------- estimate */
@@ -296,7 +302,7 @@ static int hashes_put(struct jobs_hashes *set, uint64_t key)
 
 void jobs_estimate_hashes(struct vm *vm, const struct wire_rec_hashes *rec)
 {
-    struct jobs_record *r = find(vm->core, vm->estimate_job);
+    struct jobs_record *r = jobs_find(vm->core, vm->estimate_job);
 
     if (!r || !r->hashes)
         return;
@@ -324,13 +330,13 @@ int jobs_start_estimate(struct core *core, size_t nvms, const char *const *vms, 
         if (vm->estimate_job)
             return -EBUSY;
     }
-    int err = start(core, CORE_JOB_ESTIMATE, &r);
+    int err = jobs_begin(core, CORE_JOB_ESTIMATE, &r);
     if (err)
         return err;
     *ret_job = r->job.id;
     r->hashes = calloc(1, sizeof *r->hashes);
     if (!r->hashes) {
-        end(core, r, ENOMEM, "no memory");
+        jobs_end(core, r, ENOMEM, "no memory");
         return 0;
     }
     cds_list_for_each_entry (vm, &core->vms, link) {
@@ -378,18 +384,20 @@ static void tick_estimate(struct core *core, struct jobs_record *r)
         }
     r->job.duplicate_bytes += held * WIRE_PAGE_BYTES;
     r->job.frame_bytes = frames * WIRE_PAGE_BYTES;
-    end(core, r, 0, NULL);
+    jobs_end(core, r, 0, NULL);
 }
 
 void jobs_tick(struct core *core)
 {
     for (unsigned i = 0; i < CORE_JOBS_MAX; i++) {
         struct jobs_record *r = &core->jobs.record[i];
-        if (!is_running(r))
+        if (!jobs_runs(r))
             continue;
         if (r->job.kind == CORE_JOB_SETTLE)
             tick_settle(core, r);
         else if (r->job.kind == CORE_JOB_ESTIMATE)
             tick_estimate(core, r);
+        else if (r->job.kind == CORE_JOB_PAGEOUT || r->job.kind == CORE_JOB_PAGEIN)
+            paging_tick(core, r);
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * jobs: what takes time and is asked for by users: unmerge, settle, estimate (core.h).
+ * jobs: what takes time and is asked for by users: unmerge, settle, estimate (core.h), and the pager's
+ * (paging.h).
  *
  * A job's record lies at its number modulo CORE_JOBS_MAX; numbers whose place is taken by a job that still
  * runs are left out. VMs carry the number of the job they take part in (vm.unmerge_job, vm.estimate_job), so
@@ -37,6 +38,12 @@ int jobs_cancel(struct core *core, uint64_t id);
 /* Look whether jobs have ended. */
 void jobs_tick(struct core *core);
 void jobs_close(struct jobs *jobs);
+
+/* For whoever carries jobs out. */
+int jobs_begin(struct core *core, enum core_job_kind kind, struct jobs_record **ret_record);
+void jobs_end(struct core *core, struct jobs_record *r, int error, const char *reason);
+struct jobs_record *jobs_find(struct core *core, uint64_t id); /* NULL: not remembered */
+bool jobs_runs(const struct jobs_record *r);
 
 /* DONE arrived. `error`: 0 or a positive errno. */
 void jobs_unmerged(struct vm *vm, int error);

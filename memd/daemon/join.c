@@ -3,11 +3,13 @@
 #include "memd/daemon/join.h"
 
 #include "memd/common/clock.h"
+#include "memd/common/name.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/session.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/swap.h"
+#include "memd/daemon/terms.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,17 +29,6 @@ static void set_state(struct session *session, enum session_state state)
 }
 
 /* ---------------------------------------------------------------- who it is */
-
-static bool is_name(const char *name, size_t bytes)
-{
-    size_t len = strnlen(name, bytes);
-    if (!len || len == bytes)
-        return false;
-    for (size_t i = 0; i < len; i++)
-        if (!isalnum((unsigned char)name[i]) && !strchr("._-", name[i]))
-            return false;
-    return true;
-}
 
 /* pid, start and pidfd of the peer. The kernel's word counts, not HELLO's. */
 static int identify(struct session *session, struct registry_entry *engine)
@@ -97,7 +88,7 @@ static bool is_name_taken(struct core *core, const struct registry_entry *engine
 /* Returns NULL, or what is wrong. */
 static const char *check_hello(const struct wire_msg_hello *hello)
 {
-    if (!is_name(hello->name, sizeof hello->name))
+    if (!name_is_valid(hello->name))
         return "a VM's name is 1 to 63 characters of A-Z a-z 0-9 . _ -";
     if (!memchr(hello->domain, 0, sizeof hello->domain) || !memchr(hello->release, 0, sizeof hello->release))
         return "HELLO has a string without an end";
@@ -173,6 +164,8 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
     struct vm *vm = find_name(core, engine->name);
     const char *crowd = vm ? NULL : check_crowd(session);
 
+    if (vm || awaited) /* a process that was let in may have given up its rights since */
+        engine->uid = vm ? vm->engine.uid : awaited->entry.uid;
     if (crowd) {
         session_end(session, ENOSPC, "%s", crowd);
         return NULL;
@@ -194,6 +187,12 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
     }
     if (vm)
         return vm;
+    char low[120];
+    if (!awaited && reclaim_refuses(core, domain, low, sizeof low)) {
+        session_end(session, ENOMEM, "VM %.40s: %s", engine->name, low);
+        domain_left(domain);
+        return NULL;
+    }
     engine->merge_on = awaited ? awaited->entry.merge_on : core->merge_on;
     err = vm_new(core, domain, engine, session->pidfd, &vm);
     if (err) {
@@ -202,10 +201,11 @@ static struct vm *find_vm(struct session *session, const struct wire_msg_hello *
         return NULL;
     }
     session->pidfd = -1;
+    terms_vm_joined(vm);
     return vm;
 }
 
-static int send_with_fds(int sock, const void *msg, size_t bytes, const int *fds, size_t nfds)
+int join_send_fds(int sock, const void *msg, size_t bytes, const int *fds, size_t nfds)
 {
     _Alignas(8) unsigned char control[CMSG_SPACE(WELCOME_FDS_MAX * sizeof(int))] = {0};
     struct iovec iov = {.iov_base = (void *)msg, .iov_len = bytes};
@@ -251,7 +251,7 @@ static int send_welcome(struct session *session, uint32_t hello_flags)
         welcome.flags |= WIRE_WELCOME_UFFD;
     }
     if (!err)
-        err = send_with_fds(session->sock.fd, &welcome, sizeof welcome, fds, nfds);
+        err = join_send_fds(session->sock.fd, &welcome, sizeof welcome, fds, nfds);
     for (size_t i = 3; i < opened; i++)
         close(fds[i]);
     return err;
@@ -299,6 +299,7 @@ void join_hello(struct session *session, const void *msg, int fd)
     vm->session = session;
     snprintf(vm->release, sizeof vm->release, "%.15s", hello->release);
     set_state(session, SESSION_JOINING);
+    session->wants_swap = hello->flags & WIRE_HELLO_WANT_SWAP;
     err = channel_open(session);
     if (!err)
         err = send_welcome(session, hello->flags);
@@ -488,6 +489,8 @@ static void finish(struct session *session)
         session_end(session, -err, "cannot start: %s", strerror(-err));
         return;
     }
+    if (session->wants_swap)
+        swap_offer(session);
     if (session_may_log(session))
         log_info("VM %s (pid %d, libmemd %s) joined domain %s: %llu MiB, %llu pages merged", vm->engine.name,
                  (int)vm->engine.pid, vm->release, vm->domain->name,

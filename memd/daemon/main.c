@@ -14,19 +14,20 @@
 #include "memd/daemon/config.h"
 #include "memd/daemon/control.h"
 #include "memd/daemon/core.h"
+#include "memd/daemon/notify.h"
 #include "memd/daemon/preflight.h"
 #include "memd/memd.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #define UFFD_DEVICE "/dev/userfaultfd"
@@ -150,7 +151,7 @@ static void say_ready(const struct config *config)
     printf("memd: ready, version %s, pid %ld, run directory %s\n", MEMD_VERSION, (long)getpid(),
            config->core.run_dir);
     fflush(stdout);
-    sd_notifyf(0, "READY=1\nMAINPID=%ld\nSTATUS=Serving %s", (long)getpid(), config->core.run_dir);
+    notify_manager("READY=1\nMAINPID=%ld\nSTATUS=Serving %s", (long)getpid(), config->core.run_dir);
 }
 
 /* From ready to the end of the core's loop. `pipe_fd` is -1 in the foreground. */
@@ -161,7 +162,7 @@ static int serve(const struct config *config, struct core *core, int *pipe_fd)
         return EXIT_FAILED;
     background_report(pipe_fd, EXIT_OK);
     int result = core_run(core);
-    sd_notify(0, "STOPPING=1");
+    notify_manager("STOPPING=1");
     if (result)
         log_error("the daemon's loop failed: %s; engines go on alone, start memd again", strerror(-result));
     return result ? EXIT_FAILED : EXIT_OK;
@@ -222,6 +223,8 @@ int main(int argc, char *argv[])
     enum config_action action;
     struct config config;
 
+    /* few threads, and none in a hurry: one heap has fewer half-empty pages than several */
+    mallopt(M_ARENA_MAX, 1);
     if (config_load(argc, argv, CONFIG_PATH_DEFAULT, &config, &action, error, sizeof error)) {
         fprintf(stderr, "memd: %s\n", error);
         return EXIT_USAGE;

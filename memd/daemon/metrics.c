@@ -11,6 +11,8 @@
  */
 #include "memd/daemon/metrics.h"
 
+#include "memd/daemon/metrics_parts.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -39,12 +41,31 @@ const struct metrics_counter metrics_counters[] = {
     COUNTER(faults, METRICS_COUNTER, "Accesses that waited for a fault server."),
     COUNTER(rejected, METRICS_COUNTER, "Proposals refused because the bytes differed."),
     COUNTER(huge_broken, METRICS_COUNTER, "Huge pages broken up to reclaim parts of them."),
+    COUNTER(broken_pages, METRICS_GAUGE,
+            "Merged pages written since that still take a mapping of their own."),
     COUNTER(saved_bytes, METRICS_GAUGE, "Guest pages no longer held privately, in bytes."),
     COUNTER(metadata_bytes, METRICS_GAUGE, "Memory memd itself needs for this."),
-    COUNTER(net_saved_bytes, METRICS_GAUGE_BOTH, "Saved, less frames and metadata."),
+    COUNTER(net_saved_bytes, METRICS_GAUGE_BOTH, "Saved, less frames, pools and metadata."),
     COUNTER(cpu_ns, METRICS_COUNTER_NS, "CPU time of the engines; in sums with the daemon's."),
     COUNTER(vmas_used, METRICS_GAUGE, "Mappings memd added to the VMM."),
     COUNTER(vmas_limit, METRICS_GAUGE, "Mappings memd may add to the VMM."),
+    COUNTER(parked_pages, METRICS_GAUGE, "Pages out of guest RAM, moved aside and still whole."),
+    COUNTER(packed_pages, METRICS_GAUGE, "Pages out of guest RAM, compressed."),
+    COUNTER(packed_bytes, METRICS_GAUGE, "What the packed pages need."),
+    COUNTER(pool_bytes, METRICS_GAUGE, "Memory taken for packed pages."),
+    COUNTER(page_outs, METRICS_COUNTER, "Pages packed."),
+    COUNTER(page_ins, METRICS_COUNTER, "Pages that came home."),
+    COUNTER(parked_faults, METRICS_COUNTER, "Accesses that found their page parked."),
+    COUNTER(packed_faults, METRICS_COUNTER, "Accesses that found their page packed."),
+    COUNTER(swapped_pages, METRICS_GAUGE, "Pages in swap files."),
+    COUNTER(swap_bytes, METRICS_GAUGE, "What the swap files take."),
+    COUNTER(swap_written_bytes, METRICS_GAUGE, "Written to swap files so far."),
+    COUNTER(swap_errors, METRICS_COUNTER, "Writes to swap files that failed; the pages stayed in RAM."),
+    COUNTER(swapped_faults, METRICS_COUNTER, "Accesses that found their page in a swap file."),
+    COUNTER(lost_pages, METRICS_COUNTER, "Pages a swap file did not give back as they were."),
+    COUNTER(sampled_pages, METRICS_GAUGE, "Pages set aside to see whether they are touched."),
+    COUNTER(sampled_faults, METRICS_COUNTER, "Accesses that found their page set aside as a sample."),
+    COUNTER(working_set_bytes, METRICS_GAUGE, "Memory touched within a sampling period, an estimate."),
 };
 const size_t metrics_ncounters = sizeof metrics_counters / sizeof metrics_counters[0];
 
@@ -62,12 +83,6 @@ static_assert(sizeof(((struct core_counters *)0)->ineligible_bytes) ==
                   MEMD_INELIGIBLE_COUNT * sizeof(uint64_t),
               "a name for each reason");
 
-/* The labels of a sample: of one VM, of one domain, or none. */
-struct labels {
-    const struct core_vm *vm;
-    const struct core_domain *domain;
-};
-
 static void put_escaped(FILE *out, const char *text)
 {
     for (; *text; text++) {
@@ -80,19 +95,23 @@ static void put_escaped(FILE *out, const char *text)
     }
 }
 
-static void put_labels(FILE *out, const struct labels *labels, const char *reason)
+void metrics_put_labels(FILE *out, const struct metrics_labels *labels)
 {
+    const char *between = "{";
+
     if (labels->vm) {
         fputs("{vm=\"", out);
         put_escaped(out, labels->vm->name);
         fprintf(out, "\",id=\"%" PRIu32 "\",domain=\"", labels->vm->id);
         put_escaped(out, labels->vm->domain);
+        between = "\",";
     } else if (labels->domain) {
         fputs("{domain=\"", out);
         put_escaped(out, labels->domain->name);
+        between = "\",";
     }
-    if (reason)
-        fprintf(out, "%sreason=\"%s\"}", labels->vm ? "\"," : "{", reason);
+    if (labels->more)
+        fprintf(out, "%s%s}", between, labels->more);
     else if (labels->vm || labels->domain)
         fputs("\"}", out);
 }
@@ -104,8 +123,7 @@ static bool ends_with(const char *text, const char *end)
     return length >= want && !strcmp(text + length - want, end);
 }
 
-/* "# TYPE", "# UNIT" where the name ends in one, "# HELP". */
-static void put_head(FILE *out, const char *prefix, const char *name, const char *type, const char *help)
+void metrics_put_head(FILE *out, const char *prefix, const char *name, const char *type, const char *help)
 {
     static const char *const units[] = {"bytes", "seconds"};
 
@@ -118,18 +136,17 @@ static void put_head(FILE *out, const char *prefix, const char *name, const char
 
 static void put_gauge(FILE *out, const char *name, const char *help, uint64_t value)
 {
-    put_head(out, "memd_", name, "gauge", help);
+    metrics_put_head(out, "memd_", name, "gauge", help);
     fprintf(out, "memd_%s %" PRIu64 "\n", name, value);
 }
 
-/* Nanoseconds as seconds, exact. */
-static void put_seconds(FILE *out, uint64_t ns)
+void metrics_put_seconds(FILE *out, uint64_t ns)
 {
     fprintf(out, "%" PRIu64 ".%09" PRIu64, ns / 1000000000, ns % 1000000000);
 }
 
 static void put_sample(FILE *out, const char *prefix, const struct metrics_counter *counter,
-                       const struct core_counters *values, const struct labels *labels)
+                       const struct core_counters *values, const struct metrics_labels *labels)
 {
     bool ns = counter->kind == METRICS_COUNTER_NS;
     uint64_t value;
@@ -137,10 +154,10 @@ static void put_sample(FILE *out, const char *prefix, const struct metrics_count
     memcpy(&value, (const char *)values + counter->offset, sizeof value);
     fprintf(out, "%s%s%s", prefix, ns ? "cpu_seconds" : counter->name,
             ns || counter->kind == METRICS_COUNTER ? "_total" : "");
-    put_labels(out, labels, NULL);
+    metrics_put_labels(out, labels);
     fputc(' ', out);
     if (ns)
-        put_seconds(out, value);
+        metrics_put_seconds(out, value);
     else if (counter->kind == METRICS_GAUGE_BOTH)
         fprintf(out, "%" PRId64, (int64_t)value);
     else
@@ -149,11 +166,15 @@ static void put_sample(FILE *out, const char *prefix, const struct metrics_count
 }
 
 static void put_ineligible(FILE *out, const char *prefix, const struct core_counters *values,
-                           const struct labels *labels)
+                           const struct metrics_labels *labels)
 {
     for (int i = 0; i < MEMD_INELIGIBLE_COUNT; i++) {
+        char reason[32];
+        struct metrics_labels with = *labels;
+        snprintf(reason, sizeof reason, "reason=\"%s\"", metrics_ineligible_names[i]);
+        with.more = reason;
         fprintf(out, "%sineligible_bytes", prefix);
-        put_labels(out, labels, metrics_ineligible_names[i]);
+        metrics_put_labels(out, &with);
         fprintf(out, " %" PRIu64 "\n", values->ineligible_bytes[i]);
     }
 }
@@ -161,41 +182,68 @@ static void put_ineligible(FILE *out, const char *prefix, const struct core_coun
 /* Every counter of the table: the sums, or one sample per VM. */
 static void put_counters(FILE *out, const struct core_snapshot *snapshot, bool per_vm)
 {
-    static const struct labels none;
+    static const struct metrics_labels none;
     const char *prefix = per_vm ? "memd_vm_" : "memd_";
     const char *help = "Guest RAM that takes no part, by reason.";
 
     for (size_t i = 0; i < metrics_ncounters; i++) {
         const struct metrics_counter *counter = &metrics_counters[i];
         bool grows = counter->kind == METRICS_COUNTER || counter->kind == METRICS_COUNTER_NS;
-        put_head(out, prefix, counter->kind == METRICS_COUNTER_NS ? "cpu_seconds" : counter->name,
-                 grows ? "counter" : "gauge", counter->help);
+        metrics_put_head(out, prefix, counter->kind == METRICS_COUNTER_NS ? "cpu_seconds" : counter->name,
+                         grows ? "counter" : "gauge", counter->help);
         for (size_t vm = 0; per_vm && vm < snapshot->nvms; vm++)
             put_sample(out, prefix, counter, &snapshot->vms[vm].c,
-                       &(struct labels){.vm = &snapshot->vms[vm]});
+                       &(struct metrics_labels){.vm = &snapshot->vms[vm]});
         if (!per_vm)
             put_sample(out, prefix, counter, &snapshot->totals, &none);
     }
-    put_head(out, prefix, "ineligible_bytes", "gauge", help);
+    metrics_put_head(out, prefix, "ineligible_bytes", "gauge", help);
     for (size_t vm = 0; per_vm && vm < snapshot->nvms; vm++)
-        put_ineligible(out, prefix, &snapshot->vms[vm].c, &(struct labels){.vm = &snapshot->vms[vm]});
+        put_ineligible(out, prefix, &snapshot->vms[vm].c, &(struct metrics_labels){.vm = &snapshot->vms[vm]});
     if (!per_vm)
         put_ineligible(out, prefix, &snapshot->totals, &none);
 }
 
 static void put_vm_states(FILE *out, const struct core_snapshot *snapshot)
 {
-    put_head(out, "memd_vm_", "settled", "gauge", "1 if a whole pass found next to nothing left to merge.");
+    metrics_put_head(out, "memd_vm_", "settled", "gauge",
+                     "1 if a whole pass found next to nothing left to merge.");
     for (size_t vm = 0; vm < snapshot->nvms; vm++) {
         fputs("memd_vm_settled", out);
-        put_labels(out, &(struct labels){.vm = &snapshot->vms[vm]}, NULL);
+        metrics_put_labels(out, &(struct metrics_labels){.vm = &snapshot->vms[vm]});
         fprintf(out, " %d\n", snapshot->vms[vm].settled);
     }
-    put_head(out, "memd_vm_", "merge_enabled", "gauge", "1 if merging is on for the VM.");
+    metrics_put_head(out, "memd_vm_", "merge_enabled", "gauge", "1 if merging is on for the VM.");
     for (size_t vm = 0; vm < snapshot->nvms; vm++) {
         fputs("memd_vm_merge_enabled", out);
-        put_labels(out, &(struct labels){.vm = &snapshot->vms[vm]}, NULL);
+        metrics_put_labels(out, &(struct metrics_labels){.vm = &snapshot->vms[vm]});
         fprintf(out, " %d\n", snapshot->vms[vm].merge_on);
+    }
+}
+
+/* What VMs have and may have. */
+static void put_accounts(FILE *out, const struct core_snapshot *snapshot)
+{
+    static const struct {
+        const char *name, *help;
+        size_t offset;
+    } fields[] = {
+        {"resident_bytes", "What the VM takes of RAM.", offsetof(struct core_vm, resident_bytes)},
+        {"target_bytes", "What it is to come down to.", offsetof(struct core_vm, target_bytes)},
+        {"reservation_bytes", "What it is left in any case.",
+         offsetof(struct core_vm, terms.reservation_bytes)},
+        {"limit_bytes", "The most it may take; 0: no limit.", offsetof(struct core_vm, terms.limit_bytes)},
+    };
+
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        metrics_put_head(out, "memd_vm_", fields[i].name, "gauge", fields[i].help);
+        for (size_t vm = 0; vm < snapshot->nvms; vm++) {
+            uint64_t value;
+            memcpy(&value, (const char *)&snapshot->vms[vm] + fields[i].offset, sizeof value);
+            fprintf(out, "memd_vm_%s", fields[i].name);
+            metrics_put_labels(out, &(struct metrics_labels){.vm = &snapshot->vms[vm]});
+            fprintf(out, " %" PRIu64 "\n", value);
+        }
     }
 }
 
@@ -210,40 +258,52 @@ static void put_domains(FILE *out, const struct core_snapshot *snapshot)
         {"store_bytes", "Memory the store files hold.", offsetof(struct core_domain, store_bytes)},
         {"candidates", "Hashes waiting for an equal page.", offsetof(struct core_domain, candidates)},
         {"index_bytes", "Memory of the daemon's content index.", offsetof(struct core_domain, index_bytes)},
+        {"budget_bytes", "The domain's budget; 0: none.", offsetof(struct core_domain, memory.budget_bytes)},
+        {"used_bytes", "What its VMs and stores take of RAM.",
+         offsetof(struct core_domain, memory.used_bytes)},
+        {"headroom_bytes", "Kept free of its budget for merged pages to be written.",
+         offsetof(struct core_domain, memory.headroom_bytes)},
     };
 
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        put_head(out, "memd_domain_", fields[i].name, "gauge", fields[i].help);
+        metrics_put_head(out, "memd_domain_", fields[i].name, "gauge", fields[i].help);
         for (size_t d = 0; d < snapshot->ndomains; d++) {
             const struct core_domain *domain = &snapshot->domains[d];
             uint64_t value;
             memcpy(&value, (const char *)domain + fields[i].offset, sizeof value);
             fprintf(out, "memd_domain_%s", fields[i].name);
-            put_labels(out, &(struct labels){.domain = domain}, NULL);
+            metrics_put_labels(out, &(struct metrics_labels){.domain = domain});
             fprintf(out, " %" PRIu64 "\n", value);
         }
     }
-    put_head(out, "memd_domain_", "vms", "gauge", "VMs in the domain.");
+    metrics_put_head(out, "memd_domain_", "memory_level", "gauge",
+                     "Of its budget: 0 high, 1 soft, 2 hard, 3 low.");
+    for (size_t d = 0; d < snapshot->ndomains; d++) {
+        fputs("memd_domain_memory_level", out);
+        metrics_put_labels(out, &(struct metrics_labels){.domain = &snapshot->domains[d]});
+        fprintf(out, " %d\n", (int)snapshot->domains[d].memory.state);
+    }
+    metrics_put_head(out, "memd_domain_", "vms", "gauge", "VMs in the domain.");
     for (size_t d = 0; d < snapshot->ndomains; d++) {
         fputs("memd_domain_vms", out);
-        put_labels(out, &(struct labels){.domain = &snapshot->domains[d]}, NULL);
+        metrics_put_labels(out, &(struct metrics_labels){.domain = &snapshot->domains[d]});
         fprintf(out, " %" PRIu32 "\n", snapshot->domains[d].vms);
     }
 }
 
 static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
 {
-    put_head(out, "memd_", "build", "info", "The running release.");
+    metrics_put_head(out, "memd_", "build", "info", "The running release.");
     fputs("memd_build_info{version=\"", out);
     put_escaped(out, snapshot->version);
     fputs("\"} 1\n", out);
-    put_head(out, "memd_", "uptime_seconds", "gauge", "Time since the daemon started.");
+    metrics_put_head(out, "memd_", "uptime_seconds", "gauge", "Time since the daemon started.");
     fputs("memd_uptime_seconds ", out);
-    put_seconds(out, snapshot->uptime_ms * 1000000);
+    metrics_put_seconds(out, snapshot->uptime_ms * 1000000);
     fputc('\n', out);
-    put_head(out, "memd_", "daemon_cpu_seconds", "counter", "CPU time of the daemon alone.");
+    metrics_put_head(out, "memd_", "daemon_cpu_seconds", "counter", "CPU time of the daemon alone.");
     fputs("memd_daemon_cpu_seconds_total ", out);
-    put_seconds(out, snapshot->daemon_cpu_ns);
+    metrics_put_seconds(out, snapshot->daemon_cpu_ns);
     fputc('\n', out);
     put_gauge(out, "daemon_metadata_bytes", "Memory of the daemon's own tables.",
               snapshot->daemon_metadata_bytes);
@@ -255,6 +315,13 @@ static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
     put_gauge(out, "vms", "VMs connected.", snapshot->nvms);
     put_gauge(out, "shortage", "1 while a shortage is reported; see memctl status.",
               snapshot->warning[0] ? 1 : 0);
+    put_gauge(out, "memory_level", "State of memory: 0 high, 1 soft, 2 hard, 3 low.", snapshot->memory.state);
+    put_gauge(out, "memory_alarm", "1 while memory is low, the host's or a domain's.", snapshot->alarm);
+    put_gauge(out, "budget_bytes", "What all VMs and memd may take of RAM; 0: no budget.",
+              snapshot->memory.budget_bytes);
+    put_gauge(out, "used_bytes", "What all VMs and memd take of RAM.", snapshot->memory.used_bytes);
+    put_gauge(out, "headroom_bytes", "Kept free of the budget for merged pages to be written.",
+              snapshot->memory.headroom_bytes);
     put_gauge(out, "host_mem_total_bytes", "Memory of the host.", snapshot->mem_total_bytes);
     put_gauge(out, "host_mem_available_bytes", "Memory the host can still give out.",
               snapshot->mem_available_bytes);
@@ -272,7 +339,9 @@ int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t
     put_counters(out, snapshot, false);
     put_domains(out, snapshot);
     put_counters(out, snapshot, true);
+    put_accounts(out, snapshot);
     put_vm_states(out, snapshot);
+    metrics_put_usage(out, snapshot);
     fputs("# EOF\n", out);
     bool failed = ferror(out);
     if (fclose(out) || failed) {

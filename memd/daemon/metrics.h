@@ -31,6 +31,9 @@ extern const size_t metrics_ncounters;
 /* The keys of ineligible_bytes, in the order of enum memd_ineligible. */
 extern const char *const metrics_ineligible_names[MEMD_INELIGIBLE_COUNT];
 
+/* In the order of enum wire_tier. */
+extern const char *const metrics_tier_names[WIRE_TIERS];
+
 #define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 /* The whole page in OpenMetrics text format. Returns 0 and memory for the caller to free, or -ENOMEM. */

@@ -92,6 +92,38 @@ int proc_read_memory(const char *proc_root, struct proc_memory *ret_memory)
     return 0;
 }
 
+int proc_read_anon(const char *proc_root, pid_t pid, uint64_t *ret_bytes)
+{
+    char path[PATH_BYTES], buf[256];
+    snprintf(path, sizeof path, "%s/%d/statm", proc_root, (int)pid);
+    ssize_t n = read_file(path, buf, sizeof buf);
+    if (n < 0)
+        return (int)n;
+
+    uint64_t resident, shared; /* pages; shared: of files and shared memory */
+    if (sscanf(buf, "%*u %" SCNu64 " %" SCNu64, &resident, &shared) != 2 || resident < shared)
+        return -EPROTO;
+    *ret_bytes = (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+
+int proc_read_stall(const char *proc_root, struct proc_stall *ret_stall)
+{
+    char path[PATH_BYTES], buf[256];
+    snprintf(path, sizeof path, "%s/pressure/memory", proc_root);
+    ssize_t n = read_file(path, buf, sizeof buf);
+    if (n < 0)
+        return (int)n;
+
+    struct proc_stall stall = {0};
+    const char *some = strstr(buf, "some avg10="), *full = strstr(buf, "full avg10=");
+    if (!some || sscanf(some, "some avg10=%lf", &stall.some) != 1 ||
+        (full && sscanf(full, "full avg10=%lf", &stall.full) != 1))
+        return -EPROTO;
+    *ret_stall = stall;
+    return 0;
+}
+
 uint64_t proc_max_map_count(const char *proc_root, uint64_t fallback)
 {
     char path[PATH_BYTES], buf[64];

@@ -21,6 +21,15 @@ struct proc_memory {
     uint64_t total_bytes, available_bytes;
 };
 int proc_read_memory(const char *proc_root, struct proc_memory *ret_memory);
+/* Anonymous memory of a process that is in RAM, swap not counted. Takes no lock of the process. */
+int proc_read_anon(const char *proc_root, pid_t pid, uint64_t *ret_bytes);
+
+/* Per cent of the last 10 s in which some, or all, who wanted to run waited for memory (PSI). -ENOENT: this
+ * kernel does not say. */
+struct proc_stall {
+    double some, full;
+};
+int proc_read_stall(const char *proc_root, struct proc_stall *ret_stall);
 
 /* vm.max_map_count, or `fallback`. */
 uint64_t proc_max_map_count(const char *proc_root, uint64_t fallback);

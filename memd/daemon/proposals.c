@@ -252,8 +252,8 @@ int proposals_result(struct session *session, const struct wire_rec_result *resu
 {
     struct region *region = session->vm->region[result->r.region];
 
-    if (!result->count || result->count > WIRE_CHUNK_PAGES || result->page >= region->npages ||
-        result->count > region->npages - result->page || !session->unanswered || !region->unanswered ||
+    if (!result->count || result->count > WIRE_CHUNK_PAGES || result->page >= region->answer_pages ||
+        result->count > region->answer_pages - result->page || !session->unanswered || !region->unanswered ||
         session->pending_pages < result->count)
         return -EPROTO;
     for (uint32_t i = 0, n; i < result->count; i += n) {

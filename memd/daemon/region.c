@@ -80,7 +80,7 @@ int region_new(struct vm *vm, const struct wire_msg_region_add *msg, int map_fd,
     region->vm = vm;
     region->id = msg->region;
     region->node = msg->node;
-    region->npages = msg->npages;
+    region->npages = region->answer_pages = msg->npages;
     region->map_fd = map_fd;
     err = holdings_open(&region->holdings, msg->npages);
     if (!err) {
@@ -156,17 +156,23 @@ void region_settle_deleted(struct region *region)
 static void move_run(void *ctx, uint32_t page, uint32_t count, uint32_t frame)
 {
     struct region *to = ctx;
-    bool fits = page + (uint64_t)count <= to->npages;
 
-    if (fits && !holdings_add(&to->holdings, page, count, frame))
-        return;
-    drop_run(to->vm, page, count, frame);
+    if (holdings_add(&to->holdings, page, count, frame))
+        drop_run(to->vm, page, count, frame);
 }
 
+/* Nothing was proposed for the new one yet; answers for the old are still to come, for all of its pages. */
 void region_succeed(struct region *region, struct region *old)
 {
     region->unanswered = old->unanswered;
-    holdings_each(&old->holdings, move_run, region);
+    if (old->answer_pages > region->answer_pages) {
+        struct holdings empty = region->holdings;
+        region->holdings = old->holdings;
+        region->answer_pages = old->answer_pages;
+        old->holdings = empty;
+    } else {
+        holdings_each(&old->holdings, move_run, region);
+    }
     region_detach(old);
     holdings_close(&old->holdings);
     free(old);

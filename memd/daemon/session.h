@@ -75,12 +75,15 @@ struct session {
     uint64_t pending_pages; /* pages of proposals that wait or are unanswered */
 
     /* to be sent as soon as there is room, ahead of proposals */
-    bool budget_due, round_due, unmerge_due, rescan_due;
-    uint64_t fence_due, fence_sent; /* 0: none */
-    uint64_t unmerge_id;            /* of the UNMERGE not answered, 0: none */
+    bool budget_due, round_due, unmerge_due, rescan_due, page_due;
+    struct wire_rec_page page;         /* paging.c */
+    uint64_t page_sent, page_answered; /* ids of its orders */
+    uint64_t fence_due, fence_sent;    /* 0: none */
+    uint64_t unmerge_id;               /* of the UNMERGE not answered, 0: none */
 
     uint64_t stuck_ns; /* since when its proposals wait for room */
     uint64_t last_ns;  /* last record */
+    bool wants_swap;   /* its engine has no swap file */
     bool trimmed;      /* idle, and its rings' memory given back */
 };
 

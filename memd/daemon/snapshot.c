@@ -10,6 +10,7 @@
 
 #include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
+#include "memd/daemon/latency.h"
 #include "memd/daemon/state.h"
 #include "memd/memd.h"
 
@@ -56,8 +57,7 @@ double snapshot_frame_share(struct vm *vm)
     return share.sum;
 }
 
-/* The same, perhaps a little old. */
-static double recent_share(struct vm *vm)
+double snapshot_recent_share(struct vm *vm)
 {
     bool rests = vm->share_change && clock_now_ns() - vm->share_ns < SHARE_REST * vm->share_cost_ns;
 
@@ -83,17 +83,10 @@ static const char *state_name(const struct vm *vm)
     return vm->settled ? "settled" : "merging";
 }
 
-/* Held pages that are only proposed are not saved yet. */
-static uint64_t merged_pages(const struct vm *vm)
-{
-    uint64_t pending = vm->session ? vm->session->pending_pages : 0;
-    return vm->held_pages > pending ? vm->held_pages - pending : 0;
-}
-
 static void count_vm(struct vm *vm, struct core_counters *c)
 {
     const struct vm_stats *s = &vm->stats;
-    uint64_t frames = (uint64_t)(recent_share(vm) + 0.5), merged = merged_pages(vm);
+    uint64_t frames = (uint64_t)(snapshot_recent_share(vm) + 0.5), merged = vm_merged_pages(vm);
 
     *c = (struct core_counters){
         .guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
@@ -111,16 +104,66 @@ static void count_vm(struct vm *vm, struct core_counters *c)
         .faults = s->faults,
         .rejected = s->rejected,
         .huge_broken = s->huge_broken,
-        .saved_bytes = (s->zero_pages + merged) * WIRE_PAGE_BYTES,
+        .broken_pages = s->broken_pages,
+        .saved_bytes = (s->zero_pages + merged + s->packed_pages + s->swapped_pages) * WIRE_PAGE_BYTES,
         .metadata_bytes = s->metadata_bytes + vm_metadata_bytes(vm),
         .cpu_ns = s->cpu_ns,
         .vmas_used = s->vmas_used,
         .vmas_limit = s->vmas_limit,
+        .parked_pages = s->parked_pages,
+        .packed_pages = s->packed_pages,
+        .packed_bytes = s->packed_bytes,
+        .pool_bytes = s->pool_bytes,
+        .page_outs = s->page_outs,
+        .page_ins = s->page_ins,
+        .parked_faults = s->parked_faults,
+        .packed_faults = s->packed_faults,
+        .swapped_pages = s->swapped_pages,
+        .swap_bytes = s->swap_bytes,
+        .swap_written_bytes = s->swap_written_bytes,
+        .swap_errors = s->swap_errors,
+        .swapped_faults = s->swapped_faults,
+        .lost_pages = s->lost_pages,
+        .sampled_pages = s->sampled_pages,
+        .sampled_faults = s->sampled_faults,
+        .working_set_bytes = s->sample_periods ? s->working_set_pages * WIRE_PAGE_BYTES : 0,
     };
     for (unsigned i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
         c->ineligible_bytes[i] = s->ineligible_bytes[i];
     c->net_saved_bytes =
-        (int64_t)c->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)c->metadata_bytes;
+        (int64_t)c->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES + c->pool_bytes + c->metadata_bytes);
+}
+
+static void fill_working_set(const struct vm *vm, struct core_working_set *out)
+{
+    const struct vm_stats *s = &vm->stats;
+
+    *out = (struct core_working_set){.periods = s->sample_periods,
+                                     .period_ms = s->sample_ms,
+                                     .bytes = s->working_set_pages * WIRE_PAGE_BYTES,
+                                     .error_bytes = s->working_set_error_pages * WIRE_PAGE_BYTES,
+                                     .samplable_bytes = s->samplable_pages * WIRE_PAGE_BYTES,
+                                     .unsampled_bytes = s->unsampled_pages * WIRE_PAGE_BYTES,
+                                     .merged_bytes = vm_merged_pages(vm) * WIRE_PAGE_BYTES,
+                                     .written_bytes = s->round_written_pages * WIRE_PAGE_BYTES,
+                                     .nidle = (unsigned)s->idle_ages};
+    for (unsigned i = 0; i < out->nidle; i++) {
+        out->idle_ms[i] = (uint64_t)vm->core->config.sample_ms << i;
+        out->idle_bytes[i] = s->idle_pages[i] * WIRE_PAGE_BYTES;
+    }
+}
+
+static void fill_latencies(const struct vm_stats *s, struct core_latency out[WIRE_TIERS])
+{
+    for (unsigned t = 0; t < WIRE_TIERS; t++) {
+        out[t] = (struct core_latency){.sum_ns = s->latency_ns[t],
+                                       .p50_ns = latency_quantile(s->latency[t], 500),
+                                       .p99_ns = latency_quantile(s->latency[t], 990)};
+        for (unsigned i = 0; i < WIRE_LATENCY_BUCKETS; i++) {
+            out[t].buckets[i] = s->latency[t][i];
+            out[t].count += s->latency[t][i];
+        }
+    }
 }
 
 static void fill_vm(struct vm *vm, struct core_vm *out)
@@ -133,7 +176,13 @@ static void fill_vm(struct vm *vm, struct core_vm *out)
     snprintf(out->release, sizeof out->release, "%s", vm->release);
     out->merge_on = vm->merge_on;
     out->settled = vm->settled;
+    out->resident_bytes = vm->reclaim.usage.resident_bytes;
+    out->target_bytes = vm->reclaim.target_bytes;
+    out->terms = vm->reclaim.terms;
+    out->refaults_per_s = vm->reclaim.rates.packed_per_s + vm->reclaim.rates.swapped_per_s;
     count_vm(vm, &out->c);
+    fill_working_set(vm, &out->ws);
+    fill_latencies(&vm->stats, out->latency);
 }
 
 /* Counters of different VMs add up; frames are counted once by the domains. */
@@ -154,6 +203,7 @@ static void fill_domain(struct domain *domain, struct core_domain *out)
     out->frame_bytes = domain->frames_shared * WIRE_PAGE_BYTES;
     for (unsigned i = 0; i < domain->nstores; i++)
         out->store_bytes += store_block_bytes(&domain->stores[i]);
+    reclaim_show_domain(domain, &out->memory);
     for (unsigned i = 0; i < domain->nindexes; i++) {
         out->candidates += domain->indexes[i].candidates.used;
         out->index_bytes += index_bytes(&domain->indexes[i]);
@@ -183,13 +233,13 @@ static void fill_totals(struct core *core, struct core_snapshot *s)
     cds_list_for_each_entry (domain, &core->domains, link)
         frames += domain->frames_shared;
     cds_list_for_each_entry (vm, &core->vms, link)
-        merged += merged_pages(vm);
+        merged += vm_merged_pages(vm);
     t->pages_shared = frames;
     t->pages_sharing = merged > frames ? merged - frames : 0;
     t->metadata_bytes += s->daemon_metadata_bytes;
     t->cpu_ns += s->daemon_cpu_ns;
     t->net_saved_bytes =
-        (int64_t)t->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES) - (int64_t)t->metadata_bytes;
+        (int64_t)t->saved_bytes - (int64_t)(frames * WIRE_PAGE_BYTES + t->pool_bytes + t->metadata_bytes);
 }
 
 static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_ns)
@@ -207,6 +257,8 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->daemon_cpu_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
     s->mem_total_bytes = core->memory.total_bytes;
     s->mem_available_bytes = core->memory.available_bytes;
+    reclaim_show(core, &s->memory);
+    s->alarm = core->reclaim.alarm;
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
 }
 

@@ -7,5 +7,7 @@ struct vm;
 
 /* A VM's part of the frames it uses, as of now: a frame used by n pages counts 1/n for each. */
 double snapshot_frame_share(struct vm *vm);
+/* The same, perhaps a little old. */
+double snapshot_recent_share(struct vm *vm);
 
 #endif

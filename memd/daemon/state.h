@@ -13,6 +13,9 @@
  *   place     where sockets and stores are       snapshot  everything, for users
  *   tick      what is done from time to time     ask       requests of users
  *   heirs     children of VMMs that map frames   mappers   processes that map a file
+ *   budget    who gives memory back (pure)       reclaim   budgets watched, pageouts ordered
+ *   usage     what VMs and memd take of RAM      terms     reservations, limits, shares
+ *                                                terms_file what users set of these, kept
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -26,12 +29,14 @@
 #include "memd/daemon/loop.h"
 #include "memd/daemon/pages.h"
 #include "memd/daemon/proc.h"
+#include "memd/daemon/reclaim.h"
 #include "memd/daemon/session.h"
 #include "memd/daemon/vm.h"
 
 #include <urcu/list.h>
 
 #define CORE_TICK_MS      100u
+#define CORE_REST_TICK_MS 500u
 #define CORE_FAST_TICK_MS 2u /* while a session waits for ring room */
 
 struct core {
@@ -61,6 +66,7 @@ struct core {
     struct jobs jobs;
     struct advice_shares advice;
     struct heirs_searches heirs;
+    struct reclaim reclaim;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

@@ -25,7 +25,8 @@
 #define IDLE_NS          CLOCK_S /* a session's rings are trimmed after */
 #define FREED_SHARE      8u      /* a store that was full has room again when one part in so many is free */
 #define RESCAN_REST_NS   (30 * CLOCK_S)
-#define SETTLED_SHARE    200u /* one part in so many of guest pages may be newly found */
+#define REST_NS          CLOCK_S /* of engines, before the core takes longer ticks */
+#define SETTLED_SHARE    200u    /* one part in so many of guest pages may be newly found */
 
 /* ---------------------------------------------------------------- settled */
 
@@ -132,7 +133,7 @@ static void slow_tick(struct core *core, uint64_t now_ns)
         tend_full(domain, now_ns);
     core->slow_tick_ns = now_ns;
     core->max_map_count = proc_max_map_count(core->config.proc_root, core->max_map_count);
-    if (core->warning[0] && now_ns - core->warned_ns > WARNING_SHOWN_NS)
+    if (core->warning[0] && now_ns > core->warned_ns + WARNING_SHOWN_NS)
         core->warning[0] = '\0';
 }
 
@@ -166,6 +167,7 @@ void core_tick(struct core *core, uint64_t now_ns)
     }
     tick_vms(core, now_ns);
     advice_tick(core, now_ns);
+    reclaim_tick(core, now_ns);
     heirs_tick(core, now_ns);
     cds_list_for_each_entry (domain, &core->domains, link)
         domain_tend_fence(domain, now_ns);
@@ -174,4 +176,33 @@ void core_tick(struct core *core, uint64_t now_ns)
         slow_tick(core, now_ns);
     if (now_ns - core->trimmed_ns >= TRIM_NS)
         trim(core, now_ns);
+}
+
+/* ---------------------------------------------------------------- rest */
+
+static bool vm_rests(const struct vm *vm, uint64_t now_ns)
+{
+    const struct session *session = vm->session;
+
+    return session_is_live(session) && (vm->settled || !vm->merge_on) && !channel_is_waiting(session) &&
+           now_ns - session->last_ns >= REST_NS;
+}
+
+bool core_rests(struct core *core, uint64_t now_ns)
+{
+    const struct domain *domain;
+    const struct vm *vm;
+
+    if (core->nsessions != core->nvms || core->heirs.running || !reclaim_rests(core))
+        return false;
+    cds_list_for_each_entry (vm, &core->vms, link)
+        if (!vm_rests(vm, now_ns))
+            return false;
+    cds_list_for_each_entry (domain, &core->domains, link)
+        if (domain->retired.n || domain->fenced.n || domain->heirs.wanted || !domain_is_ready(domain))
+            return false;
+    for (unsigned i = 0; i < CORE_JOBS_MAX; i++)
+        if (jobs_runs(&core->jobs.record[i]))
+            return false;
+    return true;
 }

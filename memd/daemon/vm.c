@@ -5,6 +5,8 @@
 #include "memd/common/clock.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/terms.h"
+#include "memd/daemon/terms_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -34,6 +36,8 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
     vm->pidfd = (struct loop_source){.fd = pidfd, .ready = on_process_dead};
     vm->fence = domain->fence; /* it knows no frame yet, or its map will be counted before it takes part */
     vm->pass.started_ns = clock_now_ns();
+    terms_of_rules(&core->config, engine->name, &vm->reclaim.terms);
+    terms_file_give(vm);
     vm->forks = vm->forks_cleared = 1; /* nothing it has heard from us is in a child */
 
     int err = registry_write(domain->dir_fd, engine);
@@ -65,6 +69,15 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->faults += vm->stats.faults;
     sum->rejected += vm->stats.rejected;
     sum->huge_broken += vm->stats.huge_broken;
+    sum->page_outs += vm->stats.page_outs;
+    sum->page_ins += vm->stats.page_ins;
+    sum->parked_faults += vm->stats.parked_faults;
+    sum->packed_faults += vm->stats.packed_faults;
+    sum->swapped_faults += vm->stats.swapped_faults;
+    sum->swap_written_bytes += vm->stats.swap_written_bytes;
+    sum->swap_errors += vm->stats.swap_errors;
+    sum->lost_pages += vm->stats.lost_pages;
+    sum->sampled_faults += vm->stats.sampled_faults;
     sum->cpu_ns += vm->stats.cpu_ns;
 }
 
@@ -148,11 +161,53 @@ uint64_t vm_guest_pages(const struct vm *vm)
     return pages;
 }
 
+uint64_t vm_merged_pages(const struct vm *vm)
+{
+    uint64_t pending = vm->session ? vm->session->pending_pages : 0;
+    return vm->held_pages > pending ? vm->held_pages - pending : 0;
+}
+
 /* What a peer says about itself is shown and added up: keep it within what can be. */
 static uint64_t read_stat(const _Atomic uint64_t *stat, uint64_t max)
 {
     uint64_t value = atomic_load_explicit(stat, memory_order_relaxed);
     return value < max ? value : max;
+}
+
+static void read_samples(const struct wire_stats *in, uint64_t pages, struct vm_stats *out)
+{
+    out->sample_periods = read_stat(&in->sample_periods, 1ull << 48);
+    out->sample_ms = read_stat(&in->sample_ms, 1ull << 32);
+    out->samplable_pages = read_stat(&in->samplable_pages, pages);
+    out->unsampled_pages = read_stat(&in->unsampled_pages, pages);
+    out->working_set_pages = read_stat(&in->working_set_pages, pages);
+    out->working_set_error_pages = read_stat(&in->working_set_error_pages, pages);
+    out->round_written_pages = read_stat(&in->round_written_pages, pages);
+    out->sampled_pages = read_stat(&in->sampled_pages, pages);
+    out->sampled_faults = read_stat(&in->sampled_faults, 1ull << 48);
+    out->idle_ages = read_stat(&in->idle_ages, WIRE_AGES);
+    for (unsigned i = 0; i < WIRE_AGES; i++)
+        out->idle_pages[i] = read_stat(&in->idle_pages[i], pages);
+}
+
+/* The bounds leave room to add them up. */
+static void read_latencies(const struct wire_stats *in, struct vm_stats *out)
+{
+    for (unsigned t = 0; t < WIRE_TIERS; t++) {
+        out->latency_ns[t] = read_stat(&in->latency_ns[t], 1ull << 62);
+        for (unsigned i = 0; i < WIRE_LATENCY_BUCKETS; i++)
+            out->latency[t][i] = read_stat(&in->latency[t][i], 1ull << 48);
+    }
+}
+
+uint64_t vm_working_set_pages(const struct vm *vm)
+{
+    const struct vm_stats *s = &vm->stats;
+    uint64_t pages = s->working_set_pages + s->unsampled_pages, all = vm_guest_pages(vm);
+
+    if (!s->sample_periods)
+        return 0;
+    return pages > all ? all : pages ? pages : 1;
 }
 
 void vm_read_stats(struct vm *vm)
@@ -183,6 +238,22 @@ void vm_read_stats(struct vm *vm)
     out->faults = read_stat(&in->faults, ever);
     out->rejected = read_stat(&in->rejected, ever);
     out->huge_broken = read_stat(&in->huge_broken, ever);
+    out->parked_pages = read_stat(&in->parked_pages, pages);
+    out->packed_pages = read_stat(&in->packed_pages, pages);
+    out->packed_bytes = read_stat(&in->packed_bytes, pages * WIRE_PAGE_BYTES);
+    out->pool_bytes = read_stat(&in->pool_bytes, ever);
+    out->page_outs = read_stat(&in->page_outs, ever);
+    out->page_ins = read_stat(&in->page_ins, ever);
+    out->parked_faults = read_stat(&in->parked_faults, ever);
+    out->packed_faults = read_stat(&in->packed_faults, ever);
+    out->swapped_pages = read_stat(&in->swapped_pages, pages);
+    out->swap_bytes = read_stat(&in->swap_bytes, ever);
+    out->swap_written_bytes = read_stat(&in->swap_written_bytes, 1ull << 60);
+    out->swap_errors = read_stat(&in->swap_errors, ever);
+    out->swapped_faults = read_stat(&in->swapped_faults, ever);
+    out->lost_pages = read_stat(&in->lost_pages, ever);
+    read_samples(in, pages, out);
+    read_latencies(in, out);
     out->hashed_pages = read_stat(&in->hashed_pages, ever);
     out->written_pages = read_stat(&in->written_pages, ever);
     for (int i = 0; i < WIRE_INELIGIBLE_COUNT; i++)

@@ -14,6 +14,8 @@
 #include "memd/daemon/advice.h"
 #include "memd/daemon/domain.h"
 #include "memd/daemon/holdings.h"
+#include "memd/daemon/paging.h"
+#include "memd/daemon/reclaim.h"
 
 struct session;
 
@@ -22,6 +24,8 @@ struct region {
     uint32_t id;
     int node;
     uint64_t npages;
+    uint64_t
+        answer_pages; /* at least npages: those of a region withdrawn before that are still to be answered */
     const struct wire_map *map; /* NULL: gone, or its session is */
     size_t map_bytes;
     int map_fd;          /* until adopted; then -1 */
@@ -39,6 +43,13 @@ struct vm_stats {
     uint64_t vmas_used, vmas_limit, metadata_bytes, cpu_ns;
     uint64_t hashed_pages, written_pages, round_started_ns, prev_started_ns, would_save_pages, state,
         backlog_pages;
+    uint64_t parked_pages, packed_pages, packed_bytes, pool_bytes;
+    uint64_t page_outs, page_ins, parked_faults, packed_faults;
+    uint64_t swapped_pages, swap_bytes, swap_written_bytes, swap_errors, swapped_faults, lost_pages;
+    uint64_t sample_periods, sample_ms, samplable_pages, unsampled_pages, working_set_pages,
+        working_set_error_pages, idle_ages, idle_pages[WIRE_AGES], round_written_pages, sampled_pages,
+        sampled_faults;
+    uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS];
 };
 
 /* A pass over the VM: two rounds, so that everything quiet at its start has been hashed at its end (tick.c).
@@ -68,6 +79,8 @@ struct vm {
     bool maps_warned;
     uint64_t unmerge_job;
     uint64_t estimate_job;
+    struct paging paging;
+    struct reclaim_vm reclaim;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
     uint64_t forks;      /* without a session: what it said last (struct wire_stats); 0: not known */
@@ -114,11 +127,13 @@ static inline uint64_t region_entry(const struct region *region, uint64_t page)
     return __atomic_load_n((const uint64_t *)&region->map->entry[page], __ATOMIC_RELAXED);
 }
 
-/* Whether the page map says: plain private memory, holds no frame, last hashed with this tag. */
+/* Whether the page map says: the VM's own memory, holds no frame, last hashed with this tag. Written
+ * pages in store mappings are meant, too: the engine brings them home before it merges them. */
 static inline bool region_page_is(const struct region *region, uint64_t page, uint32_t tag)
 {
     uint64_t entry = region_entry(region, page);
-    return (entry & WIRE_PAGE_STATE_MASK) == WIRE_PAGE_PRIVATE && !(entry >> WIRE_PAGE_FRAME_SHIFT) &&
+    unsigned state = entry & WIRE_PAGE_STATE_MASK;
+    return (state == WIRE_PAGE_PRIVATE || state == WIRE_PAGE_BROKEN) && !(entry >> WIRE_PAGE_FRAME_SHIFT) &&
            (entry >> WIRE_PAGE_TAG_SHIFT & WIRE_PAGE_TAG_MASK) == tag;
 }
 
@@ -138,6 +153,12 @@ static inline uint64_t vm_found_ever(const struct vm *vm)
     return vm->merged_ever + vm->stats.zero_drops;
 }
 uint64_t vm_guest_pages(const struct vm *vm);
+/* Pages of the VM's own memory that are in use, as far as is known: what samples say was touched within a
+ * period, and all of what cannot be sampled (huge, pinned, written since merged). Merged and zero pages, and
+ * pages that are out, are in it only if they came home in that period. 0: not known. */
+uint64_t vm_working_set_pages(const struct vm *vm);
+/* References that are more than proposed. */
+uint64_t vm_merged_pages(const struct vm *vm);
 size_t vm_metadata_bytes(const struct vm *vm);
 
 #endif

@@ -5,8 +5,8 @@
  *
  * Why together: each operation on a mapping has its price, the invalidation of the TLB most of all (plan.c).
  * So proposals wait in a queue, and zero pages as marks in the page map (F_PENDING without a frame), until no
- * more have come for APPLY_IDLE_MS, or the first has waited APPLY_WAIT_MS. Every proposal is answered by one
- * RESULT when its chunk is done.
+ * more have come for a while (APPLY_IDLE_MS at least), or the first has waited APPLY_WAIT_MS. Every proposal
+ * is answered by one RESULT when its chunk is done.
  *
  * A merge (I4): the frames are named in the page map first, so that no reference is ever held that the map
  * does not show; the pages are moved aside (hold.c); each is compared with its frame; the store is mapped
@@ -28,12 +28,14 @@
 #include <sys/mman.h>
 
 #define APPLY_IDLE_MS    10u
+#define APPLY_IDLE_SHARE 25u /* of the shortest time between rounds: in no hurry, wait for more */
 #define APPLY_WAIT_MS    400u
 #define APPLY_MANY       (APPLY_WISHES_MAX / 2)
 #define APPLY_AT_A_TIME  128u /* wishes answered by one operation */
 #define APPLY_ROOM_BYTES (APPLY_AT_A_TIME * sizeof(struct wire_rec_result) + 8192u)
 #define REFUSALS_MAX     16u /* pages that can't be moved, in one span, before the rest is left alone */
 static_assert(APPLY_ROOM_BYTES < WIRE_RING_BYTES / 2, "answers fit");
+static_assert(APPLY_AT_A_TIME <= UINT8_MAX, "a byte says which wish");
 
 /* What became of a page of a span. */
 enum fate {
@@ -52,6 +54,8 @@ struct op {
     uint32_t chunk, first, npages, park;
     uint32_t frame[CHUNK_PAGES]; /* that the page is to be merged with; 0: none */
     uint8_t kind[CHUNK_PAGES], fate[CHUNK_PAGES], why[CHUNK_PAGES];
+    const struct wish *wish;     /* the first of those that belong here; */
+    uint8_t wisher[CHUNK_PAGES]; /* which of them is to merge the page */
     bool merged[CHUNK_PAGES];
 };
 
@@ -90,7 +94,7 @@ static void answer(struct memd *m, const struct wish *w, const struct op *op, en
                                     .id = w->id};
     for (uint32_t k = 0; op && k < w->count; k++) {
         uint32_t i = w->page + k - op->first;
-        if (w->page + k >= op->first && i < op->npages && op->merged[i] && op->frame[i] == w->frame + k)
+        if (w->page + k >= op->first && i < op->npages && op->merged[i] && &op->wish[op->wisher[i]] == w)
             res->merged[k / 64] |= 1ull << (k % 64), merged++;
     }
     if (merged < w->count && !why) /* nothing was there: discarded since */
@@ -143,9 +147,10 @@ void apply_zero(struct memd *m, struct region *r, uint32_t page)
     uint64_t e = page_get(r, page) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT);
 
     page_set(r, page, e | WIRE_PAGE_F_PENDING);
-    if (!r->chunks[chunk_of(r, page)].todo)
-        m->apply.todo++;
+    if (r->chunks[chunk_of(r, page)].todo)
+        return;
     r->chunks[chunk_of(r, page)].todo = true;
+    m->apply.todo++;
     touch(m);
 }
 
@@ -153,7 +158,7 @@ void apply_forget(struct memd *m)
 {
     free(m->apply.wish);
     m->apply.wish = NULL;
-    m->apply.n = m->apply.room = m->apply.sorted = m->apply.at = 0;
+    m->apply.n = m->apply.room = m->apply.sorted = m->apply.at = m->apply.healed = 0;
     m->apply.running = false;
 }
 
@@ -165,7 +170,8 @@ uint64_t apply_due_ns(const struct memd *m)
         return UINT64_MAX;
     if (a->running || m->session.barrier.r.type || a->n >= APPLY_MANY)
         return 0;
-    uint64_t idle = a->last_ns + APPLY_IDLE_MS * 1000000ull,
+    uint32_t idle_ms = m->budget.quiet_ms / APPLY_IDLE_SHARE;
+    uint64_t idle = a->last_ns + (idle_ms > APPLY_IDLE_MS ? idle_ms : APPLY_IDLE_MS) * 1000000ull,
              oldest = a->first_ns + APPLY_WAIT_MS * 1000000ull;
     return idle < oldest ? idle : oldest;
 }
@@ -204,30 +210,6 @@ static enum plan_kind page_kind(const struct op *op, uint32_t page)
     }
 }
 
-/* Written since the merge, quiet, and now equal to something again: worth bringing back into plain memory. */
-static void heal_wished(struct op *op, const struct wish *w, uint32_t nwishes)
-{
-    uint64_t only[CHUNK_WORDS] = {0};
-    uint32_t n = 0, left;
-
-    for (uint32_t k = 0; k < nwishes; k++)
-        for (uint32_t page = w[k].page; page < w[k].page + w[k].count; page++) {
-            uint32_t i = page - op->first;
-            if (page < op->first || i >= op->npages || entry_state(page_get(op->r, page)) != WIRE_PAGE_BROKEN)
-                continue;
-            if (op->m->heal_tokens < 1) {
-                pending_set(op->r, page); /* looked at again in a later round */
-                continue;
-            }
-            only[i / 64] |= 1ull << (i % 64);
-            n++;
-        }
-    if (!n)
-        return;
-    op->m->heal_tokens -= n > HEAL_PROBE_PAGES ? n : HEAL_PROBE_PAGES;
-    heal_pages(op->m, op->r, op->first, op->npages, only, &left);
-}
-
 static void take_wish(struct op *op, const struct wish *w)
 {
     for (uint32_t k = 0; k < w->count; k++) {
@@ -241,6 +223,7 @@ static void take_wish(struct op *op, const struct wish *w)
             continue;
         }
         op->frame[i] = w->frame + k;
+        op->wisher[i] = (uint8_t)(w - op->wish);
         op->kind[i] = PLAN_TARGET;
     }
 }
@@ -321,9 +304,10 @@ static void move_aside(struct op *op, struct plan_span s)
     unsigned refusals = 0;
 
     for (uint32_t i = s.first; i < s.end && refusals < REFUSALS_MAX;) {
-        uint64_t moved = 0;
+        uint32_t moved = 0;
         int err =
-            hold_move(op->m, op->park + (i - s.first), page_hva(op->r, op->first + i), s.end - i, &moved);
+            hold_move(op->m, op->m->parking + (op->park + i - s.first) * PAGE_BYTES,
+                      page_hva(op->r, op->first + i), s.end - i, UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
         for (; moved; moved--)
             op->fate[i++] = FATE_HOLE;
         if (!err)
@@ -426,6 +410,8 @@ static void give_back(struct op *op, struct plan_span s)
 static void end_missing(struct op *op, struct plan_span s)
 {
     struct memd *m = op->m;
+    if (atomic_load_explicit(&op->c->missing, memory_order_relaxed)) /* pages may be out: out_release() */
+        return;
     int err =
         uffd_unregister(m->uffd_a, page_hva(op->r, op->first + s.first), (s.end - s.first) * PAGE_BYTES);
 
@@ -510,7 +496,7 @@ static void op_run(struct op *op, const struct wish *w, uint32_t nwishes)
 {
     struct plan_span span[PLAN_SPANS_MAX];
 
-    heal_wished(op, w, nwishes);
+    op->wish = w;
     for (uint32_t i = 0; i < op->npages; i++)
         op->kind[i] = (uint8_t)page_kind(op, op->first + i);
     for (uint32_t k = 0; k < nwishes; k++)
@@ -556,21 +542,21 @@ static void chunk_apply(struct memd *m, struct region *r, uint32_t chunk, const 
 {
     uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk), done = 0;
     struct chunk *c = &r->chunks[chunk];
-    bool off = !merging_on(m) || r->stuck || c->pins;
+    bool off = !merging_on(m) || r->stuck || r->changing || c->pins;
 
     m->apply.todo -= c->todo;
     c->todo = false;
     if (off)
         unmark_zeros(r, chunk);
-    for (uint32_t s = 0; s < r->nsegments && !off; s++) {
-        const struct segment *seg = &r->segments[s];
-        uint32_t from = seg->first > first ? seg->first : first;
-        uint32_t to = seg->first + seg->npages < end ? seg->first + seg->npages : end, n = 0;
-        if (from >= to)
+    for (uint32_t from = first, to; from < end && !off; from = to) {
+        const struct segment *seg = segments_find(&r->parts, from);
+        uint32_t n = 0;
+        to = seg->first + seg->npages < end ? seg->first + seg->npages : end;
+        if (seg->why != SEGMENT_TAKES_PART)
             continue;
         struct op op = {.m = m, .r = r, .c = c, .chunk = chunk, .first = from, .npages = to - from};
         while (done + n < nwishes && w[done + n].page < to)
-            n++;
+            n++; /* those of before `from` too: they are found to be out of it */
         op_run(&op, w + done, n);
         answer_all(&op, w + done, n, WIRE_WHY_NONE);
         done += n;
@@ -603,7 +589,7 @@ static void pass_start(struct memd *m)
     if (a->n) /* there may be no array yet */
         qsort(a->wish, a->n, sizeof *a->wish, by_place);
     a->sorted = a->n;
-    a->at = 0;
+    a->at = a->healed = 0;
     a->region = a->chunk = 0;
     a->first_ns = 0;
     a->running = true;
@@ -617,7 +603,7 @@ static void pass_end(struct memd *m)
     a->n -= a->sorted;
     if (a->n)
         memmove(a->wish, a->wish + a->sorted, a->n * sizeof *a->wish);
-    a->sorted = a->at = 0;
+    a->sorted = a->at = a->healed = 0;
     if (!a->n)
         apply_forget(m);
 }
@@ -632,6 +618,34 @@ static uint32_t wishes_of(const struct memd *m, const struct region *r, uint32_t
            a->wish[a->at + n].serial == r->serial && chunk_of(r, a->wish[a->at + n].page) == chunk)
         n++;
     return n;
+}
+
+/* Written since the merge, quiet, and now equal to something again: worth bringing back into plain memory.
+ * False: no room. */
+static bool want_heal(struct memd *m, const struct wish *w)
+{
+    struct region *r = w->region < MEMD_REGIONS_MAX ? m->regions[w->region] : NULL;
+
+    if (!r || r->serial != w->serial)
+        return true;
+    for (uint32_t page = w->page; page < w->page + w->count; page++) {
+        if (entry_state(page_get(r, page)) != WIRE_PAGE_BROKEN || heal_want(m, r, page, 1))
+            continue;
+        if (m->heal_tokens >= 1)
+            return false;
+        pending_set(r, page); /* looked at again in a later round */
+    }
+    return true;
+}
+
+/* For as many wishes as one probe will do, and what the scan wanted. */
+static void heal_ahead(struct memd *m)
+{
+    struct apply *a = &m->apply;
+
+    while (a->healed < a->sorted && want_heal(m, &a->wish[a->healed]))
+        a->healed++;
+    heal_flush(m);
 }
 
 /* The next chunk with something to do, from where the pass stands; NULL: none. */
@@ -669,6 +683,8 @@ bool apply_step(struct memd *m)
     struct region *r = next_chunk(m);
     if (r) {
         uint32_t n = wishes_of(m, r, a->chunk);
+        while (a->healed < a->at + n && merging_on(m))
+            heal_ahead(m);
         a->at += n;
         chunk_apply(m, r, a->chunk, a->wish + a->at - n, n);
     } else if (a->region >= MEMD_REGIONS_MAX) {

@@ -1,36 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the VMM asks for a range: discard it, pin it, take the region back. All of it on the caller's thread,
- * under engine.work; none of it waits for the daemon.
+ * What the VMM asks for the content of a range: discard it, pin it. All of it on the caller's thread, under
+ * engine.work; none of it waits for the daemon.
  *
  * A discard of a merged page must put fresh memory over the store mapping: MADV_DONTNEED there would bring
  * the frame's bytes back (I1).
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/maps.h"
+#include "memd/engine/out.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-static struct region *region_get(struct memd *m, uint32_t id)
-{
-    return id < MEMD_REGIONS_MAX ? m->regions[id] : NULL;
-}
-
-static int range_check(struct memd *m, uint32_t region, uint64_t offset, uint64_t bytes,
-                       struct region **ret_region)
-{
-    struct region *r = region_get(m, region);
-
-    if (!r)
-        return -ENOENT;
-    if (offset % PAGE_BYTES || bytes % PAGE_BYTES || offset > r->npages * PAGE_BYTES ||
-        bytes > r->npages * PAGE_BYTES - offset)
-        return -EINVAL;
-    *ret_region = r;
-    return 0;
-}
 
 /* How far from `page` (below `end`) pages lie in store mappings, or do not. */
 static uint32_t same_kind_end(const struct region *r, uint32_t page, uint32_t end)
@@ -50,15 +33,53 @@ static void zero_in_place(struct region *r, uint32_t page, uint32_t npages)
     memset(page_hva(r, page), 0, npages * PAGE_BYTES);
 }
 
-static void discard_piece(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+struct others {
+    uint64_t start, end, covered;
+    int err;
+};
+
+/* Memory that does not take part, one mapping of it. */
+static int discard_other(void *ctx, const struct mapping *v)
+{
+    struct others *o = ctx;
+    uint64_t start = v->start > o->start ? v->start : o->start, end = v->end < o->end ? v->end : o->end;
+    void *hva = (void *)start;
+    int err = 0;
+
+    o->covered += end - start;
+    if (v->shared) {
+        err = madvise(hva, end - start, MADV_REMOVE) ? -errno : 0;
+    } else if (v->file) { /* MADV_DONTNEED would bring back what the file has */
+        if (v->writable)
+            memset(hva, 0, end - start);
+        else
+            err = -EACCES;
+    } else if (madvise(hva, end - start, MADV_DONTNEED) &&
+               (errno != EINVAL || madvise(hva, end - start, MADV_DONTNEED_LOCKED))) {
+        err = -errno;
+    }
+    o->err = o->err ? o->err : err;
+    return 0;
+}
+
+static int discard_others(struct region *r, uint32_t page, uint32_t npages)
+{
+    struct others o = {.start = (uintptr_t)page_hva(r, page), .end = (uintptr_t)page_hva(r, page + npages)};
+    int err = mappings_each(o.start, o.end, false, discard_other, &o);
+
+    if (!err)
+        err = o.err;
+    return !err && o.covered < o.end - o.start ? -ENOMEM : err;
+}
+
+static int discard_piece(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
 {
     bool store = entry_in_store(page_get(r, page));
     unsigned state = WIRE_PAGE_GONE;
 
-    if (!region_segment(r, page)) {
-        madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTNEED);
-        return;
-    }
+    if (!region_segment(r, page))
+        return discard_others(r, page, npages);
+    out_discard(m, r, page, npages);
     if (!store) {
         if (madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTNEED))
             zero_in_place(r, page, npages);
@@ -77,6 +98,21 @@ static void discard_piece(struct memd *m, struct region *r, uint32_t page, uint3
         r->chunks[chunk_of(r, page)].islands = true;
         chunk_count_vmas(m, r, chunk_of(r, page));
     }
+    return 0;
+}
+
+int discard_pages(struct memd *m, struct region *r, uint32_t page, uint32_t end)
+{
+    int err = 0;
+
+    while (page < end) {
+        uint32_t limit = chunk_end(r, chunk_of(r, page)) < end ? chunk_end(r, chunk_of(r, page)) : end;
+        uint32_t next = same_kind_end(r, page, limit);
+        int piece_err = discard_piece(m, r, page, next - page);
+        err = err ? err : piece_err;
+        page = next;
+    }
+    return err;
 }
 
 int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes)
@@ -85,20 +121,16 @@ int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t b
 
     if (!memd)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
-    int err = range_check(memd, region, offset, bytes, &r);
+    int err = region_range(memd, region, offset, bytes, &r);
     uint32_t page = (uint32_t)(offset >> PAGE_SHIFT), end = page + (uint32_t)(bytes >> PAGE_SHIFT);
     for (uint32_t p = page; !err && p < end; p = chunk_end(r, chunk_of(r, p)))
         if (r->chunks[chunk_of(r, p)].pins)
             err = -EBUSY;
-    while (!err && page < end) {
-        uint32_t limit = chunk_end(r, chunk_of(r, page)) < end ? chunk_end(r, chunk_of(r, page)) : end;
-        uint32_t next = same_kind_end(r, page, limit);
-        discard_piece(memd, r, page, next - page);
-        page = next;
-    }
+    if (!err)
+        err = discard_pages(memd, r, page, end);
     work_unlock_api(memd);
     return err;
 }
@@ -107,17 +139,26 @@ int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t b
 static int pin_chunk(struct memd *m, struct region *r, uint32_t chunk)
 {
     uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk), left = 0;
-    uint64_t deadline = now_ns() + 1000000000u;
+    uint64_t deadline;
+    int err;
 
+    r->changing++;
+    err = home_from_swap(m, r, first, end);
+    if (!err)
+        err = out_home_chunk(m, r, chunk);
+    if (err) {
+        r->changing--;
+        return err;
+    }
+    deadline = now_ns() + 1000000000u;
     do {
-        int err = r->chunks[chunk].store ? heal_range(m, r, first, end - first, &left) : 0;
-        if (err)
-            return err;
+        err = heal_home(m, r, first, end, &left);
         if (left)
-            usleep(1000);
-    } while (left && now_ns() < deadline);
-    if (left)
-        return -EBUSY;
+            work_breathe(m, 1000);
+    } while (!err && left && now_ns() < deadline);
+    r->changing--;
+    if (err || left)
+        return err ? err : -EBUSY;
     if (madvise(page_hva(r, first), (end - first) * PAGE_BYTES, MADV_POPULATE_WRITE))
         return -errno;
     for (uint32_t p = first; p < end; p++) {
@@ -145,15 +186,17 @@ int memd_pin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes
 
     if (!memd)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
-    int err = range_check(memd, region, offset, bytes, &r);
+    int err = region_range(memd, region, offset, bytes, &r);
     if (!err)
         chunk_span(r, offset, bytes, &first, &end);
     for (c = first; !err && c < end; c++)
         if (r->chunks[c].pins == UINT8_MAX)
             err = -ENOSPC;
+    if (!err && first < end)
+        err = heal_room(memd, r, chunk_first(r, first), chunk_end(r, end - 1));
     for (c = first; !err && c < end; c++) {
         if (!r->chunks[c].pins)
             err = pin_chunk(memd, r, c);
@@ -173,10 +216,10 @@ int memd_unpin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t byt
 
     if (!memd)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
-    int err = range_check(memd, region, offset, bytes, &r);
+    int err = region_range(memd, region, offset, bytes, &r);
     if (!err) {
         chunk_span(r, offset, bytes, &first, &end);
         for (uint32_t c = first; c < end; c++)
@@ -186,39 +229,6 @@ int memd_unpin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t byt
             if (!--r->chunks[c].pins)
                 scan_forget(memd, r, c);
     }
-    work_unlock_api(memd);
-    return err;
-}
-
-static int del_locked(struct memd *m, struct region *r, unsigned timeout_ms)
-{
-    uint64_t deadline = now_ns() + timeout_ms * 1000000ull;
-    uint32_t left;
-    int err;
-
-    r->stuck = true; /* no new merges while we go over it */
-    while (!(err = unmerge_region(m, r, &left)) && left) {
-        if (now_ns() >= deadline)
-            return -EBUSY;
-        usleep(1000);
-    }
-    if (err) {
-        r->stuck = false;
-        return err;
-    }
-    region_remove(m, r);
-    return 0;
-}
-
-int memd_region_del(struct memd *memd, uint32_t region, unsigned timeout_ms)
-{
-    if (!memd)
-        return -EINVAL;
-    if (memd->pid != getpid())
-        return -ECHILD;
-    work_lock_api(memd);
-    struct region *r = region_get(memd, region);
-    int err = r ? del_locked(memd, r, timeout_ms) : -ENOENT;
     work_unlock_api(memd);
     return err;
 }

@@ -4,6 +4,11 @@
  */
 #include "memd/engine/engine.h"
 
+#include "memd/common/name.h"
+#include "memd/engine/maps.h"
+#include "memd/engine/pager.h"
+#include "memd/engine/sample.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <numa.h>
@@ -30,32 +35,26 @@ void engine_kick(struct memd *m)
         log_msg(m, MEMD_LOG_ERROR, "eventfd: %d", errno);
 }
 
-static bool name_valid(const char *name)
-{
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    size_t n = name ? strlen(name) : 0;
-
-    return n >= 1 && n <= MEMD_NAME_MAX && strspn(name, letters) == n;
-}
-
 static bool options_valid(const struct memd_options *o)
 {
-    return o && o->size >= sizeof *o && name_valid(o->name) && (!o->domain || name_valid(o->domain)) &&
+    return o && o->size >= sizeof *o && o->name && name_is_valid(o->name) &&
+           (!o->domain || name_is_valid(o->domain)) &&
            (!o->thread_prefix || strlen(o->thread_prefix) <= PREFIX_MAX) && o->worker_nice >= 0 &&
            o->worker_nice <= 19 && !(o->flags & ~MEMD_OPEN_NO_DAEMON);
 }
 
-static uint64_t read_max_map_count(void)
+/* A filter that somebody else has made may end the process for what it does not know of. */
+static bool is_filtered(void)
 {
-    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
-    unsigned long n = 65530;
+    char line[128];
+    struct lines l;
+    int mode = 0;
 
-    if (f) {
-        if (fscanf(f, "%lu", &n) != 1)
-            n = 65530;
-        fclose(f);
-    }
-    return n;
+    if (!lines_open(&l, "/proc/thread-self/status"))
+        while (lines_next(&l, line, sizeof line) && sscanf(line, "Seccomp: %d", &mode) != 1)
+            ;
+    lines_close(&l);
+    return mode == 2;
 }
 
 static void set_defaults(struct memd *m, const struct memd_options *o)
@@ -74,7 +73,8 @@ static void set_defaults(struct memd *m, const struct memd_options *o)
     m->forks = fork_is_heir() ? WIRE_FORKS_HEIR : 1;
     m->uffd_a = m->uffd_b = m->pagemap = m->wake_worker = m->wake_fault = -1;
     m->session = (struct session){.sock = -1, .kick_up = -1, .kick_down = -1};
-    m->max_map_count = read_max_map_count();
+    m->max_map_count = file_number("/proc/sys/vm/max_map_count", 65530);
+    m->filtered = is_filtered();
     m->nodes = numa_available() < 0 ? 1 : numa_num_configured_nodes();
     m->budget = (struct budget){.quiet_ms = QUIET_MS_DEFAULT, .round_ms_max = ROUND_MS_DEFAULT};
     m->tokens_ns = now_ns();
@@ -94,7 +94,7 @@ static int start_thread(struct memd *m, const struct memd_options *o, const char
         return -err;
     snprintf(name, sizeof name, "%s-%s", o->thread_prefix ? o->thread_prefix : "memd", suffix);
     pthread_setname_np(*ret_thread, name);
-    if (o->cpu_set && pthread_setaffinity_np(*ret_thread, o->cpu_set_bytes, o->cpu_set))
+    if (o->cpu_set && !m->filtered && pthread_setaffinity_np(*ret_thread, o->cpu_set_bytes, o->cpu_set))
         log_msg(m, MEMD_LOG_WARN, "binding %s to the given CPUs failed", name);
     return 0;
 }
@@ -140,6 +140,8 @@ static void engine_free(struct memd *m)
     const int fds[] = {m->uffd_a, m->uffd_b, m->pagemap, m->wake_worker, m->wake_fault};
 
     session_close(m);
+    sample_close(m);
+    pager_close(m);
     place_fini(m);
     for (unsigned i = 0; i < sizeof fds / sizeof *fds; i++)
         if (fds[i] >= 0)
@@ -169,9 +171,12 @@ static int probe_scan(struct memd *m)
     const struct scan_query q = {.mask = PAGE_IS_PRESENT, .ret = PAGE_IS_PRESENT};
     struct page_region vec[1];
     uint64_t end;
-    int n = pagemap_scan(m, m->window, PAGE_BYTES, &q, vec, 1, &end);
 
-    return n < 0 ? -ENOSYS : 0;
+    m->guards = PAGE_IS_GUARD;
+    if (pagemap_scan(m, m->window, PAGE_BYTES, &q, vec, 1, &end) >= 0)
+        return 0;
+    m->guards = 0;
+    return pagemap_scan(m, m->window, PAGE_BYTES, &q, vec, 1, &end) < 0 ? -ENOSYS : 0;
 }
 
 int memd_open(const struct memd_options *options, struct memd **ret_memd)
@@ -186,7 +191,9 @@ int memd_open(const struct memd_options *options, struct memd **ret_memd)
     pthread_mutex_init(&m->work, NULL);
     pthread_cond_init(&m->work_free, NULL);
     set_defaults(m, options);
-    int err = open_files(m);
+    int err = pager_open(m);
+    if (!err)
+        err = open_files(m);
     if (!err)
         err = place_init(m);
     if (!err)
@@ -195,25 +202,22 @@ int memd_open(const struct memd_options *options, struct memd **ret_memd)
         place_measure(m);
     if (!err)
         err = start_threads(m, options);
+    if (!err)
+        err = fork_enlist(m);
     if (err) {
         stop_threads(m);
         engine_free(m);
         return err;
     }
-    fork_enlist(m);
     *ret_memd = m;
     return 0;
 }
 
-int memd_close(struct memd *memd, unsigned timeout_ms)
+static int close_engine(struct memd *memd, unsigned timeout_ms)
 {
+    uint64_t deadline = now_ns() + timeout_ms * 1000000ull;
     int err = 0;
 
-    if (!memd)
-        return -EINVAL;
-    if (memd->pid != getpid())
-        return -ECHILD;
-    uint64_t deadline = now_ns() + timeout_ms * 1000000ull;
     for (uint32_t i = 0; i < MEMD_REGIONS_MAX && !err; i++) {
         uint64_t now = now_ns();
         unsigned left_ms = now < deadline ? (unsigned)((deadline - now) / 1000000) : 0;
@@ -230,11 +234,25 @@ int memd_close(struct memd *memd, unsigned timeout_ms)
     return 0;
 }
 
+int memd_close(struct memd *memd, unsigned timeout_ms)
+{
+    int before, ignored;
+
+    if (!memd)
+        return -EINVAL;
+    if (!fork_is_ours(memd))
+        return -ECHILD;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    int err = close_engine(memd, timeout_ms);
+    pthread_setcancelstate(before, &ignored);
+    return err;
+}
+
 int memd_pause(struct memd *memd)
 {
     if (!memd)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd); /* no batch is under way while it is held */
     atomic_fetch_add(&memd->paused, 1);
@@ -249,7 +267,7 @@ int memd_resume(struct memd *memd)
 
     if (!memd)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
     if (atomic_load(&memd->paused))
@@ -275,7 +293,7 @@ void engine_count(struct memd *m, struct region_counts *ret_n, uint64_t ret_inel
         n.zero += r->n.zero;
         n.shared += r->n.shared;
         n.broken += r->n.broken;
-        n.tagged += r->n.tagged;
+        n.tagged += r->n.tagged + atomic_load_explicit(&r->out.tagged, memory_order_relaxed);
         n.pending += r->n.pending;
         n.pinned += r->n.pinned;
         for (uint32_t c = 0; c < r->nchunks; c++) {
@@ -284,8 +302,7 @@ void engine_count(struct memd *m, struct region_counts *ret_n, uint64_t ret_inel
             if (r->chunks[c].pins)
                 ret_ineligible[MEMD_INELIGIBLE_PINNED] += (chunk_end(r, c) - chunk_first(r, c)) * PAGE_BYTES;
         }
-        for (unsigned k = 0; k < MEMD_INELIGIBLE_COUNT; k++)
-            ret_ineligible[k] += r->ineligible_bytes[k];
+        region_ineligible(r, ret_ineligible);
     }
     ret_ineligible[MEMD_INELIGIBLE_PINNED] += n.pinned * PAGE_BYTES;
     *ret_n = n;
@@ -297,13 +314,15 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
 
     if (!memd || !ret_stats || ret_stats->size < sizeof *ret_stats)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     struct memd_stats st = {.size = sizeof st};
     work_lock_api(memd);
     engine_count(memd, &n, st.ineligible_bytes, &st.skipped_pages);
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
         st.guest_bytes += memd->regions[i] ? memd->regions[i]->npages * PAGE_BYTES : 0;
+    struct pager_counts out = pager_count(memd);
+    st.lost_pages = memd->pager->lost_pages;
     st.vmas_used = memd->vmas_used;
     st.vmas_limit = memd->budget.vmas_max;
     st.connected = memd->session.state == SESSION_LIVE;
@@ -321,7 +340,20 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.faults = atomic_load(&memd->stats.faults);
     st.rejected = atomic_load(&memd->stats.rejected);
     st.huge_broken = atomic_load(&memd->stats.huge_broken);
-    st.metadata_bytes = atomic_load(&memd->metadata_bytes);
+    st.parked_pages = out.parked;
+    st.packed_pages = out.packed;
+    st.packed_bytes = out.packed_bytes;
+    st.pool_bytes = out.host_bytes;
+    st.swapped_pages = out.swapped;
+    st.swap_bytes = out.swap.file_bytes;
+    st.swap_written_bytes = out.swap.written_bytes;
+    st.swap_errors = out.swap.errors;
+    st.swapped_faults = atomic_load(&memd->stats.swapped_faults);
+    st.page_outs = atomic_load(&memd->stats.page_outs);
+    st.page_ins = atomic_load(&memd->stats.page_ins);
+    st.parked_faults = atomic_load(&memd->stats.parked_faults);
+    st.packed_faults = atomic_load(&memd->stats.packed_faults);
+    st.metadata_bytes = atomic_load(&memd->metadata_bytes) + out.metadata_bytes;
     st.cpu_ns = atomic_load(&memd->cpu_ns);
     st.paused = atomic_load(&memd->paused) != 0;
     *ret_stats = st;

@@ -4,15 +4,20 @@
  *
  * uffd A, missing page: somebody touched a page that is being held aside. If its chunk is busy, the holder
  * will wake the range when it is done; the address is kept and tried again a moment later all the same,
- * because the message may have come after that wake. If the chunk is free, nothing of it is out, and a wake
- * lets the access go on; in a chunk whose MISSING mode could not be turned off, an absent page is given zeros
- * here. UFFD_EVENT_REMAP is read and forgotten: reading it is what its mremap (place_window) waits for, so
- * this thread never waits for anybody. uffd B, write to a protected page: the page is being healed; the same.
+ * because the message may have come after that wake. If the chunk is free and MISSING is off in it, a wake
+ * lets the access go on; in a chunk with MISSING on (pages of it are parked or packed, or it could not be
+ * turned off) the page is brought home here, or given zeros (out_serve). UFFD_EVENT_REMAP is read and
+ * forgotten: reading it is what its mremap (place_window) waits for, so this thread never waits for anybody.
+ * uffd B, write to a protected page: the page is being healed; the same.
  *
  * No allocation, no lock, no access to guest memory, no system call that waits for one of the engine's
  * threads.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/latency.h"
+#include "memd/engine/out.h"
+#include "memd/engine/pager.h"
+#include "memd/engine/swap.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -24,7 +29,7 @@
 #define DEFERRED_MAX 64
 
 struct deferred {
-    uint64_t hva;
+    uint64_t hva, since_ns;
     int uffd;
 };
 
@@ -32,20 +37,31 @@ struct server {
     struct memd *m;
     struct deferred deferred[DEFERRED_MAX];
     unsigned ndeferred;
+    uint64_t missed_first,
+        missed_end; /* where accesses wait that there was no room to remember; 0: nowhere */
 };
 
 /* In the engine's own areas nobody has any business, but the kernel fills them when all of the VMM's memory
  * is locked, and a debugger reads them: they get zeros, and are emptied before they are used. */
 static bool is_own(const struct memd *m, uint64_t hva)
 {
-    return hva - (uintptr_t)m->parking < PARKING_PAGES * PAGE_BYTES ||
-           hva - (uintptr_t)m->window < CHUNK_PAGES * PAGE_BYTES;
+    if (hva - (uintptr_t)m->parking < PARKING_PAGES * PAGE_BYTES ||
+        hva - (uintptr_t)m->window < CHUNK_PAGES * PAGE_BYTES)
+        return true;
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        const struct region *r = atomic_load_explicit(&m->regions[i], memory_order_acquire);
+        const char *shadow = r ? atomic_load_explicit(&r->out.shadow, memory_order_relaxed) : NULL;
+        if (shadow && hva - (uintptr_t)shadow < r->npages * PAGE_BYTES)
+            return true;
+    }
+    return false;
 }
 
 /* False: try again later. */
-static bool answer(struct memd *m, int uffd, uint64_t hva)
+static bool answer(struct memd *m, int uffd, uint64_t hva, uint64_t since_ns)
 {
     struct region *r = region_at(m, hva);
+    enum wire_tier tier = WIRE_TIERS;
     int err = 0;
 
     if (!r) {
@@ -54,27 +70,44 @@ static bool answer(struct memd *m, int uffd, uint64_t hva)
         uffd_wake(uffd, (void *)hva, PAGE_BYTES);
         return true;
     }
-    struct chunk *c = &r->chunks[chunk_of(r, (uint32_t)((hva - (uintptr_t)r->base) >> PAGE_SHIFT))];
+    uint32_t page = (uint32_t)((hva - (uintptr_t)r->base) >> PAGE_SHIFT);
+    struct chunk *c = &r->chunks[chunk_of(r, page)];
     if (!chunk_trylock(c))
         return false;
     if (uffd == m->uffd_a && atomic_load_explicit(&c->missing, memory_order_relaxed))
-        err = uffd_zero(uffd, (void *)hva, PAGE_BYTES);
+        err = out_serve(m, r, page, since_ns, &tier);
     chunk_unlock(c);
     if (err == -EAGAIN)
         return false;
-    uffd_wake(uffd, (void *)hva, PAGE_BYTES);
+    if (err != -EINPROGRESS) /* swap_complete() wakes */
+        uffd_wake(uffd, (void *)hva, PAGE_BYTES);
+    if (tier != WIRE_TIERS)
+        latency_count(m, tier, since_ns);
     return true;
 }
 
-static void serve(struct server *s, int uffd, uint64_t hva)
+/* Where there is no room, who waits is woken when there is some, and asks again. Not at once: a crowd that
+ * asks without end would keep this thread from all else. */
+static void defer(struct server *s, int uffd, uint64_t hva, uint64_t since_ns)
+{
+    for (unsigned i = 0; i < s->ndeferred; i++)
+        if (s->deferred[i].hva == hva && s->deferred[i].uffd == uffd)
+            return;
+    if (s->ndeferred < DEFERRED_MAX) {
+        s->deferred[s->ndeferred++] = (struct deferred){hva, since_ns, uffd};
+        return;
+    }
+    if (!s->missed_end || hva < s->missed_first)
+        s->missed_first = hva;
+    if (hva + PAGE_BYTES > s->missed_end)
+        s->missed_end = hva + PAGE_BYTES;
+}
+
+static void serve(struct server *s, int uffd, uint64_t hva, uint64_t since_ns)
 {
     hva &= ~(PAGE_BYTES - 1);
-    if (answer(s->m, uffd, hva))
-        return;
-    if (s->ndeferred < DEFERRED_MAX)
-        s->deferred[s->ndeferred++] = (struct deferred){hva, uffd};
-    else /* it faults again and asks again */
-        uffd_wake(uffd, (void *)hva, PAGE_BYTES);
+    if (!answer(s->m, uffd, hva, since_ns))
+        defer(s, uffd, hva, since_ns);
 }
 
 static void serve_deferred(struct server *s)
@@ -82,32 +115,47 @@ static void serve_deferred(struct server *s)
     unsigned left = 0;
 
     for (unsigned i = 0; i < s->ndeferred; i++)
-        if (!answer(s->m, s->deferred[i].uffd, s->deferred[i].hva))
+        if (!answer(s->m, s->deferred[i].uffd, s->deferred[i].hva, s->deferred[i].since_ns))
             s->deferred[left++] = s->deferred[i];
     s->ndeferred = left;
+    if (!s->missed_end || left == DEFERRED_MAX)
+        return;
+    uffd_wake(s->m->uffd_a, (void *)s->missed_first, s->missed_end - s->missed_first);
+    uffd_wake(s->m->uffd_b, (void *)s->missed_first, s->missed_end - s->missed_first);
+    s->missed_first = s->missed_end = 0;
 }
 
+/* All that has come: see fault_quiesce(). */
 static void drain(struct server *s, int uffd)
 {
     struct uffd_msg msg[MESSAGES_MAX];
-    ssize_t n = read(uffd, msg, sizeof msg);
+    ssize_t n;
 
-    for (ssize_t i = 0; i < n / (ssize_t)sizeof *msg; i++) {
-        if (msg[i].event != UFFD_EVENT_PAGEFAULT)
-            continue;
-        atomic_fetch_add_explicit(&s->m->stats.faults, 1, memory_order_relaxed);
-        serve(s, uffd, msg[i].arg.pagefault.address);
-    }
+    do {
+        n = read(uffd, msg, sizeof msg) / (ssize_t)sizeof *msg;
+        uint64_t since_ns = n > 0 ? now_ns() : 0;
+        for (ssize_t i = 0; i < n; i++) {
+            if (msg[i].event != UFFD_EVENT_PAGEFAULT)
+                continue;
+            atomic_fetch_add_explicit(&s->m->stats.faults, 1, memory_order_relaxed);
+            serve(s, uffd, msg[i].arg.pagefault.address, since_ns);
+        }
+    } while (n == MESSAGES_MAX);
 }
 
 void *fault_main(void *arg)
 {
     struct server s = {.m = arg};
     struct memd *m = arg;
+    bool waits = false;
 
     while (!atomic_load(&m->fault_stop)) {
-        struct pollfd fds[] = {{m->uffd_a, POLLIN, 0}, {m->uffd_b, POLLIN, 0}, {m->wake_fault, POLLIN, 0}};
-        poll(fds, 3, s.ndeferred ? 1 : -1);
+        struct swapfile *swap = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
+        struct pollfd fds[] = {{m->uffd_a, POLLIN, 0},
+                               {m->uffd_b, POLLIN, 0},
+                               {m->wake_fault, POLLIN, 0},
+                               {swap ? swapfile_fetch_fd(swap) : -1, POLLIN, 0}};
+        poll(fds, 4, waits ? 1 : -1);
         /* seq_cst: a turn counted here began after everything its reader had published */
         atomic_fetch_add(&m->fault_turns, 1);
         if (fds[2].revents) {
@@ -116,8 +164,15 @@ void *fault_main(void *arg)
                 log_msg(m, MEMD_LOG_ERROR, "fault server: eventfd: %d", errno);
         }
         serve_deferred(&s);
-        drain(&s, m->uffd_a);
-        drain(&s, m->uffd_b);
+        if (fds[0].revents)
+            drain(&s, m->uffd_a);
+        if (fds[1].revents)
+            drain(&s, m->uffd_b);
+        waits = swap_complete(m);
+        /* seq_cst: whoever unlocks a chunk after this look at it sees that somebody waits (out_unlock) */
+        atomic_store(&m->fault_waits, waits || s.ndeferred);
+        serve_deferred(&s);
+        waits |= s.ndeferred > 0 || swap_waits(m);
     }
     return NULL;
 }
@@ -128,8 +183,9 @@ void fault_quiesce(struct memd *m)
 
     if (!m->fault_started)
         return;
-    /* two turns: the first may have been under way */
-    while (atomic_load(&m->fault_turns) - seen < 2) {
+    /* three turns: the first may have looked for messages before; the second has, and the third begins when
+     * what it found is answered */
+    while (atomic_load(&m->fault_turns) - seen < 3) {
         if (write(m->wake_fault, &one, sizeof one) < 0 && errno != EAGAIN)
             return;
         sched_yield();

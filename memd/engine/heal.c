@@ -9,7 +9,8 @@
  *   1. uffd B is registered on the mappings and write-protects them: CPU writers wait, and so does anybody
  * who wants a new pin for writing.
  *   2. Only now is it looked up which pages have been written; for those the pin probe (below) tells which
- * may be pinned. Those stay where they are.
+ * may be pinned. Those stay where they are. Before, all pages are read in: protecting leaves markers where
+ * nobody has touched the frame since the merge, and a marker looks like a written page that is swapped out.
  *   3. The bytes of the others are copied to the parking area (readers are not disturbed), an empty mapping
  * that is MISSING from birth replaces the store mapping, and the pages are moved in. Accesses in between
  * wait. A page nobody has written is the frame itself, which nobody writes: step 3 is enough.
@@ -20,9 +21,15 @@
  * still set for exactly the pages that may be pinned, as long as the child lives. It does nothing but wait
  * for its end.
  *
- * All functions: engine.work held, any thread.
+ * A clone copies the list of all mappings, milliseconds where there are thousands. So what is healed in the
+ * background is collected (heal_want) and goes through one probe together (heal_flush): writers to any of
+ * these pages wait for the probe and for the chunks before theirs.
+ *
+ * All functions: engine.work held, any thread; heal_want and heal_flush: the worker.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/maps.h"
+#include "memd/engine/memory.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -35,22 +42,10 @@
 #include <unistd.h>
 
 #define PAGEMAP_EXCLUSIVE (1ull << 56)
+#define PAGEMAP_FILE      (1ull << 61)
+#define HEAL_BUSY_ROUNDS  8u
 
-uint64_t mem_available_bytes(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long kib = 0;
-    char line[128];
-
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return kib << 10;
-}
-
-/* ---- the pages of one operation */
+/* ---- the pages of one operation, in one chunk */
 
 struct heal {
     struct region *r;
@@ -58,6 +53,7 @@ struct heal {
     const uint64_t *only;            /* bit from `first`: to be healed; NULL: all of them */
     uint64_t stay[CHUNK_PAGES / 64]; /* bit from `first`: may be pinned, is left */
     uint32_t healed, left;
+    int err;
 };
 
 static bool stays(const struct heal *h, uint32_t page)
@@ -154,6 +150,7 @@ static void end_probe(long pid)
         ;
 }
 
+/* The frame itself, mapped here and nowhere else, is exclusive, too: nobody has that for writing. */
 static bool exclusive(struct memd *m, const void *hva)
 {
     uint64_t bits = 0;
@@ -161,28 +158,49 @@ static bool exclusive(struct memd *m, const void *hva)
     if (pread(m->pagemap, &bits, sizeof bits, (off_t)((uintptr_t)hva / PAGE_BYTES * sizeof bits)) !=
         sizeof bits)
         return true;
-    return bits & PAGEMAP_EXCLUSIVE;
+    return bits & PAGEMAP_EXCLUSIVE && !(bits & PAGEMAP_FILE);
 }
 
-/* Marks in h->stay the written pages that may be pinned; all of them if it cannot be told. */
-static void probe_pins(struct memd *m, struct heal *h)
+static void set_fork_all(const struct heal *h, unsigned n, int advice)
 {
-    set_fork(h, MADV_DOFORK);
-    long pid = spawn_probe();
-    set_fork(h, MADV_DONTFORK);
+    for (unsigned k = 0; k < n; k++)
+        if (!h[k].err)
+            set_fork(&h[k], advice);
+}
+
+static void find_stay(struct memd *m, struct heal *h, bool all)
+{
     for (uint32_t p = h->first; p < h->end; p++) {
         if (entry_state(page_get(h->r, p)) != WIRE_PAGE_BROKEN || !takes_part(h, p))
             continue;
-        if (pid < 0 || exclusive(m, page_hva(h->r, p))) {
+        if (all || exclusive(m, page_hva(h->r, p))) {
             h->stay[(p - h->first) / 64] |= 1ull << ((p - h->first) % 64);
             h->left++;
         }
     }
+}
+
+/* Marks in `stay` the written pages that may be pinned; all of them if it cannot be told. */
+static void probe_pins(struct memd *m, struct heal *h, unsigned n)
+{
+    long pid = -1;
+
+    if (!m->filtered) {
+        set_fork_all(h, n, MADV_DOFORK);
+        pid = spawn_probe();
+        set_fork_all(h, n, MADV_DONTFORK);
+    }
+    for (unsigned k = 0; k < n; k++)
+        if (!h[k].err)
+            find_stay(m, &h[k], pid < 0);
     if (pid >= 0)
         end_probe(pid);
     else if (!m->probe_warned)
         log_msg(m, MEMD_LOG_WARN,
-                "cannot tell pinned pages (clone: %d): written pages stay in store mappings", errno);
+                m->filtered
+                    ? "under a seccomp filter pinned pages cannot be told from others: written pages "
+                      "stay in store mappings"
+                    : "cannot tell pinned pages (clone is refused): written pages stay in store mappings");
     m->probe_warned = pid < 0;
 }
 
@@ -218,106 +236,222 @@ static int bring_home(struct memd *m, struct heal *h, uint32_t page, uint32_t en
         first = page, last = end; /* no mappings left: it stays one of its own */
     hold_return(m, r, &run, 0, n);
     hold_end(m, r, first, last - first);
+    uffd_write_protect(m->uffd_a, page_hva(r, page), n * PAGE_BYTES, true); /* else it counts as written */
     refs_drop(m, r, page, n, WIRE_DROP_UNMERGED);
     for (uint32_t p = page; p < end; p++) {
         uint64_t e = page_get(r, p);
+        /* in the background, what the daemon knows may still be true, and its proposals on the way */
         page_set(r, p,
-                 entry_make(WIRE_PAGE_PRIVATE, (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
+                 entry_make(WIRE_PAGE_PRIVATE, (uint32_t)(e & WIRE_PAGE_F_DROPPING),
+                            h->only ? entry_tag(e) : 0, entry_frame(e)));
         pending_set(r, p);
     }
     h->healed += n;
     return 0;
 }
 
-int heal_pages(struct memd *m, struct region *r, uint32_t page, uint32_t npages, const uint64_t *only,
-               uint32_t *ret_left)
+static void read_in(const struct heal *h)
 {
-    struct heal h = {.r = r, .first = page, .end = page + npages, .only = only};
-    uint32_t chunk = chunk_of(r, page), at = page, end;
+    uint32_t page = h->first, end;
 
-    if (!next_stretch(&h, &at, &end, false)) {
-        *ret_left = 0;
-        return 0;
-    }
-    chunk_lock(&r->chunks[chunk]);
-    int err = protect(m, &h);
-    if (!err) {
-        scan_look_broken(m, r, chunk);
-        if (any_broken(&h))
-            probe_pins(m, &h);
-        for (at = page; !err && next_stretch(&h, &at, &end, true); at = end)
-            err = bring_home(m, &h, at, end);
-    }
-    unprotect(m, &h);
-    chunk_unlock(&r->chunks[chunk]);
-    uffd_wake(m->uffd_a, page_hva(r, page), npages * PAGE_BYTES);
-    uffd_wake(m->uffd_b, page_hva(r, page), npages * PAGE_BYTES);
-    chunk_count_vmas(m, r, chunk);
-    atomic_fetch_add_explicit(&m->stats.heals, h.healed, memory_order_relaxed);
-    if (!err)
-        *ret_left = h.left;
-    return err;
+    for (; next_stretch(h, &page, &end, false); page = end)
+        madvise(page_hva(h->r, page), (end - page) * PAGE_BYTES, MADV_POPULATE_READ);
+}
+
+/* Stops writers; true: some pages have been written, and may be pinned. */
+static bool begin(struct memd *m, struct heal *h)
+{
+    chunk_lock(&h->r->chunks[chunk_of(h->r, h->first)]);
+    h->err = protect(m, h);
+    if (h->err)
+        return false;
+    read_in(h);
+    scan_look_broken(m, h->r, chunk_of(h->r, h->first));
+    return any_broken(h);
+}
+
+static void finish(struct memd *m, struct heal *h)
+{
+    uint32_t chunk = chunk_of(h->r, h->first), at = h->first, end;
+    char *hva = page_hva(h->r, h->first);
+    uint64_t bytes = (h->end - h->first) * PAGE_BYTES;
+
+    for (; !h->err && next_stretch(h, &at, &end, true); at = end)
+        h->err = bring_home(m, h, at, end);
+    unprotect(m, h);
+    chunk_unlock(&h->r->chunks[chunk]);
+    uffd_wake(m->uffd_a, hva, bytes);
+    uffd_wake(m->uffd_b, hva, bytes);
+    chunk_count_vmas(m, h->r, chunk);
+    atomic_fetch_add_explicit(&m->stats.heals, h->healed, memory_order_relaxed);
+}
+
+/* No two in one chunk. */
+static void heal_all(struct memd *m, struct heal *h, unsigned n)
+{
+    bool written = false;
+
+    for (unsigned k = 0; k < n; k++)
+        written |= begin(m, &h[k]);
+    if (written)
+        probe_pins(m, h, n);
+    for (unsigned k = 0; k < n; k++)
+        finish(m, &h[k]);
+}
+
+static bool is_idle(const struct heal *h)
+{
+    uint32_t at = h->first, end;
+
+    return !next_stretch(h, &at, &end, false);
 }
 
 int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_left)
 {
-    return heal_pages(m, r, page, npages, NULL, ret_left);
+    struct heal h = {.r = r, .first = page, .end = page + npages};
+
+    if (!is_idle(&h))
+        heal_all(m, &h, 1);
+    if (!h.err)
+        *ret_left = h.left;
+    return h.err;
+}
+
+static bool needs_room(unsigned state)
+{
+    return state == WIRE_PAGE_SHARED || state == WIRE_PAGE_PACKED || state == WIRE_PAGE_SWAPPED;
+}
+
+int heal_room(struct memd *m, const struct region *r, uint32_t page, uint32_t end)
+{
+    uint64_t need = 0, have = mem_available_bytes();
+
+    if (end - page == r->npages)
+        need = (r->n.shared + atomic_load(&r->out.packed) + atomic_load(&r->out.swapped)) * PAGE_BYTES;
+    else
+        for (uint32_t p = page; p < end; p++)
+            need += needs_room(entry_state(page_get(r, p))) ? PAGE_BYTES : 0;
+    if (need <= have)
+        return 0;
+    log_msg(m, MEMD_LOG_ERROR,
+            "unmerging needs %llu MiB, and %llu MiB are to be had: free memory first, or raise the cgroup's "
+            "limit",
+            (unsigned long long)need >> 20, (unsigned long long)have >> 20);
+    return -ENOMEM;
+}
+
+int heal_home(struct memd *m, struct region *r, uint32_t page, uint32_t end, uint32_t *ret_left)
+{
+    uint32_t chunk = chunk_of(r, page);
+    bool whole = page == chunk_first(r, chunk) && end == chunk_end(r, chunk);
+
+    *ret_left = 0;
+    if (!r->chunks[chunk].store)
+        return 0;
+    int err = heal_range(m, r, page, end - page, ret_left);
+    if (!err && !*ret_left && whole) {
+        r->chunks[chunk].store = false;
+        rejoin_chunk(m, r, chunk);
+    }
+    return err;
 }
 
 int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left)
 {
-    uint64_t need = r->n.shared * PAGE_BYTES, have = mem_available_bytes();
     uint32_t total = 0;
+    int err = heal_room(m, r, 0, r->npages);
 
-    if (need > have) {
-        log_msg(m, MEMD_LOG_ERROR,
-                "unmerging needs %llu MiB, the host has %llu MiB available: free memory first",
-                (unsigned long long)need >> 20, (unsigned long long)have >> 20);
-        return -ENOMEM;
-    }
-    for (uint32_t c = 0; c < r->nchunks; c++) {
-        uint32_t first = chunk_first(r, c), left = 0;
-        if (!r->chunks[c].store)
-            continue;
-        int err = heal_range(m, r, first, chunk_end(r, c) - first, &left);
-        if (err)
-            return err;
-        if (!left) {
-            r->chunks[c].store = false;
-            rejoin_chunk(m, r, c);
-        }
+    for (uint32_t c = 0; c < r->nchunks && !err; c++) {
+        uint32_t left = 0;
+        err = heal_home(m, r, chunk_first(r, c), chunk_end(r, c), &left);
         total += left;
     }
+    if (err)
+        return err;
     hold_release(m, true);
     *ret_left = total;
     return 0;
 }
 
-/* ---- in the background: store mappings of which nothing is shared any more */
+/* ---- in the background */
 
-uint32_t heal_chunk(struct memd *m, struct region *r, uint32_t chunk, uint32_t npages_max)
+/* Not again before the pins are tried again. */
+static void leave(struct memd *m, const struct heal *h)
 {
-    uint32_t end = chunk_end(r, chunk), healed = 0;
+    for (uint32_t p = h->first; p < h->end; p++)
+        if (stays(h, p) && entry_state(page_get(h->r, p)) == WIRE_PAGE_BROKEN)
+            page_set(h->r, p, page_get(h->r, p) | WIRE_PAGE_F_PINNED);
+    if (!m->pin_retry_ns)
+        m->pin_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
+}
+
+void heal_flush(struct memd *m)
+{
+    struct heal_queue *q = &m->heal_queue;
+    struct heal h[HEAL_CHUNKS_MAX];
+    unsigned n = 0;
+
+    for (unsigned k = 0; k < q->n; k++) {
+        const struct heal_wanted *w = &q->wanted[k];
+        struct region *r = m->regions[w->region];
+        if (!r || r->serial != w->serial || r->stuck || r->changing || r->chunks[w->chunk].pins)
+            continue;
+        h[n] = (struct heal){
+            .r = r, .first = chunk_first(r, w->chunk), .end = chunk_end(r, w->chunk), .only = w->only};
+        n += !is_idle(&h[n]);
+    }
+    q->n = 0;
+    if (!n)
+        return;
+    heal_all(m, h, n);
+    for (unsigned k = 0; k < n; k++)
+        if (h[k].left)
+            leave(m, &h[k]);
+}
+
+bool heal_want(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    struct heal_queue *q = &m->heal_queue;
+    uint32_t chunk = chunk_of(r, page), first = page - chunk_first(r, chunk);
+    unsigned k = 0;
+
+    if (m->heal_tokens < 1)
+        return false;
+    while (k < q->n &&
+           (q->wanted[k].region != r->id || q->wanted[k].serial != r->serial || q->wanted[k].chunk != chunk))
+        k++;
+    if (k == HEAL_CHUNKS_MAX)
+        return false;
+    if (!q->n) {
+        q->round = m->round.number;
+        m->heal_tokens -= HEAL_PROBE_PAGES;
+    }
+    if (k == q->n)
+        q->wanted[q->n++] = (struct heal_wanted){.region = r->id, .serial = r->serial, .chunk = chunk};
+    for (uint32_t i = first; i < first + npages; i++) {
+        m->heal_tokens -= !(q->wanted[k].only[i / 64] >> (i % 64) & 1);
+        q->wanted[k].only[i / 64] |= 1ull << (i % 64);
+    }
+    return true;
+}
+
+/* Store mappings of which nothing is shared any more, once they are quiet: they may be merged again without.
+ * Those that are written all the time come home, too, sooner or later. */
+void heal_chunk(struct memd *m, struct region *r, uint32_t chunk)
+{
+    bool busy = m->round.number % HEAL_BUSY_ROUNDS == 0;
+    uint32_t end = chunk_end(r, chunk);
 
     if (!r->chunks[chunk].store || r->chunks[chunk].pins)
-        return 0;
-    for (uint32_t p = chunk_first(r, chunk); p < end && healed < npages_max;) {
-        uint32_t n = 0, left;
+        return;
+    for (uint32_t p = chunk_first(r, chunk), n; p < end; p += n ? n : 1) {
         bool whole = true;
-        while (p + n < end && entry_in_store(page_get(r, p + n))) {
+        for (n = 0; p + n < end && entry_in_store(page_get(r, p + n)); n++) {
             uint64_t e = page_get(r, p + n);
-            whole &= entry_state(e) == WIRE_PAGE_BROKEN && !(e & WIRE_PAGE_F_PINNED);
-            n++;
+            whole &= entry_state(e) == WIRE_PAGE_BROKEN && !(e & WIRE_PAGE_F_PINNED) &&
+                     (busy || !pending_test(r, p + n));
         }
-        if (n && whole && !heal_range(m, r, p, n, &left)) {
-            healed += n - left > HEAL_PROBE_PAGES ? n - left : HEAL_PROBE_PAGES;
-            for (uint32_t q = p; left && q < p + n; q++) /* not again before the pins are retried */
-                if (entry_state(page_get(r, q)) == WIRE_PAGE_BROKEN)
-                    page_set(r, q, page_get(r, q) | WIRE_PAGE_F_PINNED);
-            if (left && !m->pin_retry_ns)
-                m->pin_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
-        }
-        p += n ? n : 1;
+        if (n && whole)
+            heal_want(m, r, p, n);
     }
-    return healed;
 }

@@ -11,6 +11,7 @@
  * it is cheap to unregister, and first touches of fresh guest memory stay the kernel's business.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/pager.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -62,7 +63,7 @@ int hold_take(struct memd *m, struct region *r, uint32_t page, uint32_t npages, 
                         UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     if (err)
         return err;
-    err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, npages * PAGE_BYTES, 0, &moved);
+    err = uffd_move(m, m->parking + park * PAGE_BYTES, hva, npages * PAGE_BYTES, 0, &moved);
     *ret_run = (struct hold_run){.page = page, .npages = (uint32_t)(moved / PAGE_BYTES), .park = park};
     return err;
 }
@@ -83,18 +84,17 @@ static bool crosses_mappings(int err)
     return err == -EINVAL || err == -ENOENT;
 }
 
-int hold_move(struct memd *m, uint32_t park, char *hva, uint32_t npages, uint64_t *ret_npages)
+int hold_move(struct memd *m, char *dst, char *hva, uint32_t npages, uint64_t mode, uint32_t *ret_npages)
 {
     uint64_t moved = 0;
     int err;
 
     for (uint32_t n = npages;; n /= 2) {
-        err = uffd_move(m->uffd_a, m->parking + park * PAGE_BYTES, hva, n * PAGE_BYTES,
-                        UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
+        err = uffd_move(m, dst, hva, n * PAGE_BYTES, mode, &moved);
         if (moved || n == 1 || !crosses_mappings(err))
             break;
     }
-    *ret_npages = moved / PAGE_BYTES;
+    *ret_npages = (uint32_t)(moved / PAGE_BYTES);
     return err;
 }
 
@@ -129,35 +129,47 @@ static bool copy_is_cheaper(const struct memd *m, uint32_t npages)
     return npages * m->costs.copy_ns < flush;
 }
 
+int hold_fill(struct memd *m, struct hold_fill *f)
+{
+    uint64_t done = 0;
+    int err = f->move    ? uffd_move(m, f->hva, f->src, f->piece, 0, &done)
+              : f->armed ? uffd_copy_armed(m->uffd_a, f->hva, f->src, f->piece, &done)
+                         : uffd_copy(m->uffd_a, f->hva, f->src, f->piece, &done);
+
+    f->hva += done, f->src += done, f->left -= done;
+    if (done)
+        f->piece = f->left;
+    if (!err || done)
+        return 0;
+    if (err == -EEXIST) { /* a marker is in the way */
+        uffd_write_protect(m->uffd_a, f->hva, PAGE_BYTES, false);
+    } else if (crosses_mappings(err) && f->piece > PAGE_BYTES) {
+        f->piece = (f->piece / 2 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+        return 0;
+    } else if (!f->stays) {
+        f->move = !f->move; /* moving is refused for shared pages, copying needs memory */
+    }
+    return err;
+}
+
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages)
 {
-    bool copy = copy_is_cheaper(m, npages);
-    const char *src = m->parking + park * PAGE_BYTES;
-    uint64_t left = npages * PAGE_BYTES, piece = left;
+    uint64_t bytes = npages * PAGE_BYTES;
+    struct hold_fill f = {.hva = hva,
+                          .src = m->parking + park * PAGE_BYTES,
+                          .left = bytes,
+                          .piece = bytes,
+                          .move = !copy_is_cheaper(m, npages)};
     unsigned failures = 0;
 
-    while (left) {
-        uint64_t done = 0;
-        int err = copy ? uffd_copy(m->uffd_a, hva, src, piece, &done)
-                       : uffd_move(m->uffd_a, hva, src, piece, 0, &done);
-        hva += done, src += done, left -= done;
-        if (done)
-            piece = left;
-        if (!err || done)
-            continue;
-        if (err == -EEXIST) { /* a marker is in the way */
-            uffd_write_protect(m->uffd_a, hva, PAGE_BYTES, false);
-        } else if (crosses_mappings(err) && piece > PAGE_BYTES) {
-            piece = (piece / 2 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
-            continue;
-        } else {
-            copy = !copy; /* moving is refused for shared pages, copying needs memory */
-        }
+    while (f.left) {
+        int err = hold_fill(m, &f);
         /* the content is safe where it is, and the guest waits for it: try until it goes */
-        if (++failures % HOLD_COMPLAIN == 0)
-            log_msg(m, MEMD_LOG_ERROR, "giving a page back to %p fails (%d), trying again", (void *)hva,
+        if (err && ++failures % HOLD_COMPLAIN == 0)
+            log_msg(m, MEMD_LOG_ERROR, "giving a page back to %p fails (%d), trying again", (void *)f.hva,
                     -err);
-        sched_yield();
+        if (err)
+            sched_yield();
     }
 }
 
@@ -174,20 +186,32 @@ void map_count_hit(struct memd *m)
 
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err)
 {
+    m->pager->missing_chunks += !atomic_load(&c->missing);
     atomic_store(&c->missing, 1);
     map_count_hit(m);
     log_msg(m, MEMD_LOG_WARN, "first touches of %u pages go through the fault server: out of mappings (%d)",
             npages, -err);
 }
 
-void hold_end(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+static void end_in_chunk(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
 {
+    struct chunk *c = &r->chunks[chunk_of(r, page)];
     char *hva = page_hva(r, page);
     uint64_t bytes = npages * PAGE_BYTES;
-    int err = uffd_unregister(m->uffd_a, hva, bytes);
 
+    if (atomic_load_explicit(&c->missing, memory_order_relaxed)) /* pages may be out: out_release() */
+        return;
+    int err = uffd_unregister(m->uffd_a, hva, bytes);
     if (!err)
         err = uffd_register(m->uffd_a, hva, bytes, UFFDIO_REGISTER_MODE_WP);
     if (err)
-        hold_stays_missing(m, &r->chunks[chunk_of(r, page)], npages, err);
+        hold_stays_missing(m, c, npages, err);
+}
+
+void hold_end(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    for (uint32_t end = page + npages, next; page < end; page = next) {
+        next = chunk_end(r, chunk_of(r, page)) < end ? chunk_end(r, chunk_of(r, page)) : end;
+        end_in_chunk(m, r, page, next - page);
+    }
 }

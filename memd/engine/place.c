@@ -75,6 +75,24 @@ void place_empty(char *area, uint64_t bytes)
     madvise(area, bytes, MADV_DONTNEED);
 }
 
+/* Memory of the engine's own that fills as it is used: never locked, huge, forked or dumped. */
+void *place_reserve(uint64_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED)
+        return NULL;
+    /* under mlockall(MCL_FUTURE) it would be filled as soon as it can be written */
+    syscall(SYS_munlock, p, bytes);
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+    madvise(p, bytes, MADV_DONTDUMP);
+    if (madvise(p, bytes, MADV_DONTFORK) || mprotect(p, bytes, PROT_READ | PROT_WRITE)) {
+        munmap(p, bytes);
+        return NULL;
+    }
+    return p;
+}
+
 /* How memory is mapped that is to join a segment with these attributes. */
 static int anon_flags(uint32_t vma_flags)
 {

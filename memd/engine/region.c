@@ -2,11 +2,15 @@
 /*
  * Regions: what of them takes part, their page map, and the lock that changes to them are made under.
  *
- * A region is surveyed once, when it is added: the mappings that cover it are read from smaps, each is
- * eligible or not for a reason that is counted (I7). Eligible mappings become segments, registered with uffd
- * A for write tracking and kept out of forked children (fork.c lets them in for the time of a fork).
+ * A region is surveyed when it is added: the mappings that cover it are read from smaps, each is eligible or
+ * not for a reason that is counted (I7). Eligible ones are registered with uffd A for write tracking and kept
+ * out of forked children (fork.c lets them in for the time of a fork). What the VMM changes afterwards:
+ * change.c.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/maps.h"
+#include "memd/engine/out.h"
+#include "memd/engine/swap.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,17 +25,37 @@
 
 /* ---- engine.work */
 
+/* A thread that is cancelled while it has the lock would take it along, and pages that are aside with it. */
 void work_lock_api(struct memd *m)
 {
+    int before;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
     atomic_fetch_add(&m->api_waiting, 1);
     pthread_mutex_lock(&m->work);
     atomic_fetch_sub(&m->api_waiting, 1);
+    m->cancel_before = before;
 }
 
 void work_unlock_api(struct memd *m)
 {
+    int before = m->cancel_before, ignored;
+
     pthread_cond_broadcast(&m->work_free);
     pthread_mutex_unlock(&m->work);
+    pthread_setcancelstate(before, &ignored);
+}
+
+void work_breathe(struct memd *m, unsigned us)
+{
+    int before = m->cancel_before;
+
+    m->cancel_before = PTHREAD_CANCEL_DISABLE;
+    work_unlock_api(m);
+    if (us)
+        usleep(us);
+    work_lock_api(m);
+    m->cancel_before = before;
 }
 
 void work_lock_worker(struct memd *m)
@@ -53,6 +77,24 @@ void work_lock_worker(struct memd *m)
 void work_unlock_worker(struct memd *m)
 {
     pthread_mutex_unlock(&m->work);
+}
+
+struct region *region_get(struct memd *m, uint32_t id)
+{
+    return id < MEMD_REGIONS_MAX ? m->regions[id] : NULL;
+}
+
+int region_range(struct memd *m, uint32_t region, uint64_t offset, uint64_t bytes, struct region **ret_region)
+{
+    struct region *r = region_get(m, region);
+
+    if (!r)
+        return -ENOENT;
+    if (offset % PAGE_BYTES || bytes % PAGE_BYTES || offset > r->npages * PAGE_BYTES ||
+        bytes > r->npages * PAGE_BYTES - offset)
+        return -EINVAL;
+    *ret_region = r;
+    return 0;
 }
 
 /* ---- page map */
@@ -85,7 +127,12 @@ static void count_entry(struct region *r, uint64_t e, int64_t by)
 
 void page_set(struct region *r, uint32_t page, uint64_t entry)
 {
-    count_entry(r, page_get(r, page), -1);
+    uint64_t was = page_get(r, page);
+
+    /* an out page may come home at any moment: what the caller has read may be old */
+    if (entry_out(was) || entry_out(entry))
+        return;
+    count_entry(r, was, -1);
     count_entry(r, entry, 1);
     /* release: whoever sees a frame named here sees it before the engine maps or compares it; and a frame
      * field that reads 0 is read after the unmapping that preceded it */
@@ -125,19 +172,9 @@ bool pending_test(const struct region *r, uint32_t page)
 
 const struct segment *region_segment(const struct region *r, uint32_t page)
 {
-    uint32_t lo = 0, hi = r->nsegments;
+    const struct segment *s = segments_find(&r->parts, page);
 
-    while (lo < hi) {
-        uint32_t mid = (lo + hi) / 2;
-        const struct segment *s = &r->segments[mid];
-        if (page < s->first)
-            hi = mid;
-        else if (page - s->first >= s->npages)
-            lo = mid + 1;
-        else
-            return s;
-    }
-    return NULL;
+    return s->why == SEGMENT_TAKES_PART ? s : NULL;
 }
 
 struct region *region_at(struct memd *m, uint64_t hva)
@@ -153,112 +190,87 @@ struct region *region_at(struct memd *m, uint64_t hva)
 
 /* ---- what takes part */
 
-struct mapping {
-    uint64_t start, end;
-    bool file, readable, writable, shared;
-    char flags[160]; /* " rd wr mr ..." */
-};
-
-static bool has_flag(const struct mapping *v, const char *two)
-{
-    char want[5] = {' ', two[0], two[1], ' ', 0};
-
-    return strstr(v->flags, want);
-}
-
-/* -1: eligible. */
 static int ineligible_reason(const struct mapping *v)
 {
-    if (has_flag(v, "ht"))
+    if (mapping_has(v, "ht"))
         return MEMD_INELIGIBLE_HUGETLB;
-    if (v->shared || v->file || has_flag(v, "sh"))
+    if (v->shared || v->file || mapping_has(v, "sh"))
         return MEMD_INELIGIBLE_SHARED;
-    if (has_flag(v, "lo"))
+    if (mapping_has(v, "lo"))
         return MEMD_INELIGIBLE_LOCKED;
-    if (has_flag(v, "um") || has_flag(v, "uw") || has_flag(v, "ui"))
+    if (mapping_has(v, "um") || mapping_has(v, "uw") || mapping_has(v, "ui"))
         return MEMD_INELIGIBLE_UFFD;
-    if (!v->readable || !v->writable || has_flag(v, "io") || has_flag(v, "pf") || has_flag(v, "mm"))
+    if (!v->readable || !v->writable || mapping_has(v, "io") || mapping_has(v, "pf") ||
+        mapping_has(v, "mm") || mapping_has(v, "wf"))
         return MEMD_INELIGIBLE_OTHER;
-    return -1;
+    return SEGMENT_TAKES_PART;
 }
 
 static uint32_t vma_flags_of(const struct mapping *v)
 {
-    return (has_flag(v, "dd") ? VMA_DONTDUMP : 0) | (has_flag(v, "dc") ? VMA_DONTFORK : 0) |
-           (has_flag(v, "nh") ? VMA_NOHUGE : 0) | (has_flag(v, "hg") ? VMA_HUGE : 0) |
-           (has_flag(v, "mg") ? VMA_MERGEABLE : 0) | (has_flag(v, "nr") ? VMA_NORESERVE : 0);
+    return (mapping_has(v, "dd") ? VMA_DONTDUMP : 0) | (mapping_has(v, "dc") ? VMA_DONTFORK : 0) |
+           (mapping_has(v, "nh") ? VMA_NOHUGE : 0) | (mapping_has(v, "hg") ? VMA_HUGE : 0) |
+           (mapping_has(v, "mg") ? VMA_MERGEABLE : 0) | (mapping_has(v, "nr") ? VMA_NORESERVE : 0);
 }
 
-static void add_mapping(struct memd *m, struct region *r, const struct mapping *v)
-{
-    uint64_t base = (uintptr_t)r->base, limit = base + r->npages * PAGE_BYTES;
-    uint64_t start = v->start > base ? v->start : base, end = v->end < limit ? v->end : limit;
-    int why = ineligible_reason(v);
+struct survey {
+    struct memd *m;
+    struct region *r;
+    uint32_t first, end;
+    unsigned parts;
+};
 
-    if (start >= end)
-        return;
-    /* neighbouring mappings of one kind are one segment, whether the kernel has joined them or not */
-    struct segment *last = r->nsegments ? &r->segments[r->nsegments - 1] : NULL;
-    bool joins = last && page_hva(r, last->first + last->npages) == (char *)start &&
-                 last->vma_flags == vma_flags_of(v);
-    if (why < 0 && !joins && r->nsegments == SEGMENTS_MAX)
+/* One mapping's part of what is surveyed. Neighbours of one kind become one part, whether the kernel has
+ * joined them or not. */
+static int survey_mapping(void *ctx, const struct mapping *v)
+{
+    struct survey *s = ctx;
+    struct region *r = s->r;
+    uint64_t from = (uintptr_t)page_hva(r, s->first), to = (uintptr_t)page_hva(r, s->end);
+    uint64_t start = v->start > from ? v->start : from, end = v->end < to ? v->end : to;
+    uint32_t page = (uint32_t)((start - (uintptr_t)r->base) >> PAGE_SHIFT);
+    int why = ineligible_reason(v), err = segments_reserve(&r->parts, 1);
+
+    if (err)
+        return err;
+    if (why == SEGMENT_TAKES_PART && s->parts++ >= SEGMENTS_MAX)
         why = MEMD_INELIGIBLE_OTHER;
-    if (why < 0) {
-        int err = uffd_register(m->uffd_a, (void *)start, end - start, UFFDIO_REGISTER_MODE_WP);
+    if (why == SEGMENT_TAKES_PART) {
+        err = uffd_register(s->m->uffd_a, (void *)start, end - start, UFFDIO_REGISTER_MODE_WP);
         if (err)
             why = err == -EBUSY ? MEMD_INELIGIBLE_UFFD : MEMD_INELIGIBLE_OTHER;
     }
-    if (why >= 0) {
-        r->ineligible_bytes[why] += end - start;
-        return;
-    }
-    if (!has_flag(v, "dc"))
+    if (why == SEGMENT_TAKES_PART && !mapping_has(v, "dc"))
         madvise((void *)start, end - start, MADV_DONTFORK);
-    if (joins) {
-        last->npages += (uint32_t)((end - start) >> PAGE_SHIFT);
-        return;
-    }
-    r->segments[r->nsegments++] = (struct segment){.first = (uint32_t)((start - base) >> PAGE_SHIFT),
-                                                   .npages = (uint32_t)((end - start) >> PAGE_SHIFT),
-                                                   .vma_flags = vma_flags_of(v)};
+    segments_set(&r->parts, page, (uint32_t)((end - start) >> PAGE_SHIFT), why,
+                 why == SEGMENT_TAKES_PART ? vma_flags_of(v) : 0);
+    return 0;
 }
 
-/* Reads smaps up to the region's end; pages covered by no mapping at all count as `other`. */
-static int survey(struct memd *m, struct region *r)
+int region_survey(struct memd *m, struct region *r, uint32_t first, uint32_t end)
 {
-    uint64_t base = (uintptr_t)r->base, limit = base + r->npages * PAGE_BYTES, covered = 0;
-    FILE *f = fopen("/proc/self/smaps", "re");
-    struct mapping v = {0};
-    char line[4352];
+    struct survey s = {.m = m, .r = r, .first = first, .end = end};
 
-    if (!f)
-        return -errno;
-    while (fgets(line, sizeof line, f)) {
-        uint64_t start, end;
-        unsigned long inode;
-        char perms[5];
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*x %*s %lu", &start, &end, perms, &inode) == 4) {
-            if (start >= limit)
-                break;
-            v = (struct mapping){.start = start,
-                                 .end = end,
-                                 .file = inode != 0,
-                                 .readable = perms[0] == 'r',
-                                 .writable = perms[1] == 'w',
-                                 .shared = perms[3] == 's'};
-        } else if (!strncmp(line, "VmFlags:", 8) && v.end > base) {
-            line[strcspn(line, "\n")] = 0;
-            snprintf(v.flags, sizeof v.flags, "%.150s ", line + 8);
-            covered += (v.end < limit ? v.end : limit) - (v.start > base ? v.start : base);
-            add_mapping(m, r, &v);
-        }
-    }
-    fclose(f);
-    r->ineligible_bytes[MEMD_INELIGIBLE_OTHER] += limit - base - covered;
-    return r->nsegments ? 0 : -ENOTSUP;
+    return mappings_each((uintptr_t)page_hva(r, first), (uintptr_t)page_hva(r, end), true, survey_mapping,
+                         &s);
 }
 
-static void explain(struct memd *m, const struct region *r)
+void region_ineligible(const struct region *r, uint64_t *bytes)
+{
+    for (uint32_t i = 0; i < r->parts.n; i++)
+        if (r->parts.at[i].why != SEGMENT_TAKES_PART)
+            bytes[r->parts.at[i].why] += r->parts.at[i].npages * PAGE_BYTES;
+}
+
+bool region_takes_part(const struct region *r)
+{
+    for (uint32_t i = 0; i < r->parts.n; i++)
+        if (r->parts.at[i].why == SEGMENT_TAKES_PART)
+            return true;
+    return false;
+}
+
+static void explain(struct memd *m, const struct region *r, enum memd_log_level level)
 {
     static const char *const names[] = {"pinned",
                                         "locked",
@@ -267,11 +279,13 @@ static void explain(struct memd *m, const struct region *r)
                                         "under another userfaultfd",
                                         "not private writable memory"};
     static_assert(sizeof names / sizeof *names == MEMD_INELIGIBLE_COUNT, "a name each");
+    uint64_t bytes[MEMD_INELIGIBLE_COUNT] = {0};
 
+    region_ineligible(r, bytes);
     for (unsigned i = 0; i < MEMD_INELIGIBLE_COUNT; i++)
-        if (r->ineligible_bytes[i])
-            log_msg(m, MEMD_LOG_WARN, "region %s at %p: %" PRIu64 " KiB left alone: %s", r->name,
-                    (void *)r->base, r->ineligible_bytes[i] >> 10, names[i]);
+        if (bytes[i])
+            log_msg(m, level, "region %s at %p: %" PRIu64 " KiB left alone: %s", r->name, (void *)r->base,
+                    bytes[i] >> 10, names[i]);
 }
 
 /* ---- life of a region */
@@ -299,10 +313,12 @@ static int map_make(struct region *r, uint64_t gpa)
 
 static void region_free(struct region *r)
 {
+    out_region_free(r);
     if (r->map)
         munmap(r->map, r->map_bytes);
     if (r->map_fd >= 0)
         close(r->map_fd);
+    segments_free(&r->parts);
     free(r->chunks);
     free(r->pending);
     free(r);
@@ -325,7 +341,8 @@ static struct region *region_new(const struct memd_region_desc *desc, uint32_t i
     r->map_fd = -1;
     r->chunks = calloc(r->nchunks, sizeof *r->chunks);
     r->pending = calloc(r->nchunks, CHUNK_WORDS * sizeof *r->pending);
-    if (!r->chunks || !r->pending || map_make(r, desc->gpa)) {
+    if (segments_init(&r->parts, r->npages, MEMD_INELIGIBLE_OTHER) || !r->chunks || !r->pending ||
+        map_make(r, desc->gpa)) {
         region_free(r);
         return NULL;
     }
@@ -357,6 +374,33 @@ static bool overlaps(struct memd *m, const struct memd_region_desc *desc)
     return false;
 }
 
+/* Zero pages that were dropped are there again, as the kernel's shared zero page: a program that was told by
+ * its own userfaultfd of a page it has already filled would wait for ever (QEMU's postcopy). */
+void region_show_zeros(const struct region *r, uint32_t page, uint32_t end)
+{
+    for (uint32_t n; page < end; page += n) {
+        bool zero = entry_state(page_get(r, page)) == WIRE_PAGE_ZERO;
+        for (n = 1; page + n < end && (entry_state(page_get(r, page + n)) == WIRE_PAGE_ZERO) == zero;)
+            n++;
+        if (zero)
+            madvise(page_hva(r, page), n * PAGE_BYTES, MADV_POPULATE_READ);
+    }
+}
+
+/* Undoes what enrolling did to the mappings. */
+static void parts_leave(struct memd *m, struct region *r)
+{
+    for (uint32_t i = 0; i < r->parts.n; i++) {
+        const struct segment *s = &r->parts.at[i];
+        if (s->why != SEGMENT_TAKES_PART)
+            continue;
+        uffd_unregister(m->uffd_a, page_hva(r, s->first), s->npages * PAGE_BYTES);
+        if (!(s->vma_flags & VMA_DONTFORK))
+            madvise(page_hva(r, s->first), s->npages * PAGE_BYTES, MADV_DOFORK);
+        region_show_zeros(r, s->first, s->first + s->npages);
+    }
+}
+
 static int add_locked(struct memd *m, const struct memd_region_desc *desc, uint32_t *ret_region)
 {
     uint32_t id = 0;
@@ -370,9 +414,12 @@ static int add_locked(struct memd *m, const struct memd_region_desc *desc, uint3
     struct region *r = region_new(desc, id);
     if (!r)
         return -ENOMEM;
-    int err = survey(m, r);
-    explain(m, r);
+    int err = region_survey(m, r, 0, r->npages);
+    explain(m, r, desc->flags & MEMD_REGION_KEEP ? MEMD_LOG_INFO : MEMD_LOG_WARN);
+    if (!err && !region_takes_part(r) && !(desc->flags & MEMD_REGION_KEEP))
+        err = -ENOTSUP;
     if (err) {
+        parts_leave(m, r);
         region_free(r);
         return err;
     }
@@ -389,10 +436,10 @@ static int add_locked(struct memd *m, const struct memd_region_desc *desc, uint3
 int memd_region_add(struct memd *memd, const struct memd_region_desc *desc, uint32_t *ret_region)
 {
     if (!memd || !desc || !ret_region || desc->size < sizeof *desc || !desc->hva || !desc->bytes ||
-        desc->flags || (uintptr_t)desc->hva % PAGE_BYTES || desc->bytes % PAGE_BYTES ||
+        desc->flags & ~MEMD_REGION_KEEP || (uintptr_t)desc->hva % PAGE_BYTES || desc->bytes % PAGE_BYTES ||
         desc->bytes >> PAGE_SHIFT > WIRE_REGION_PAGES_MAX || (uintptr_t)desc->hva + desc->bytes < desc->bytes)
         return -EINVAL;
-    if (memd->pid != getpid())
+    if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
     int err = add_locked(memd, desc, ret_region);
@@ -405,15 +452,11 @@ int memd_region_add(struct memd *memd, const struct memd_region_desc *desc, uint
 /* Everything is home: undo what enrolling did, forget the region. */
 void region_remove(struct memd *m, struct region *r)
 {
-    for (uint32_t i = 0; i < r->nsegments; i++) {
-        const struct segment *s = &r->segments[i];
-        uffd_unregister(m->uffd_a, page_hva(r, s->first), s->npages * PAGE_BYTES);
-        if (!(s->vma_flags & VMA_DONTFORK))
-            madvise(page_hva(r, s->first), s->npages * PAGE_BYTES, MADV_DOFORK);
-    }
+    parts_leave(m, r);
     for (uint32_t c = 0; c < r->nchunks; c++)
         m->apply.todo -= r->chunks[c].todo;
     session_retire(m, r);
+    swap_forget(m, r);
     atomic_store(&m->regions[r->id], NULL);
     if (m->round.region == r->id)
         m->round.chunk = UINT32_MAX;

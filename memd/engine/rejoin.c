@@ -44,7 +44,8 @@ static bool can_rejoin(const struct region *r, uint32_t chunk)
     const struct chunk *c = &r->chunks[chunk];
     const struct segment *s = region_segment(r, chunk_first(r, chunk));
 
-    return c->islands && !c->store && !c->huge && s && chunk_end(r, chunk) <= s->first + s->npages;
+    return c->islands && !c->store && !c->huge && !atomic_load(&c->out) && s &&
+           chunk_end(r, chunk) <= s->first + s->npages;
 }
 
 void rejoin_chunk(struct memd *m, struct region *r, uint32_t chunk)
@@ -52,7 +53,7 @@ void rejoin_chunk(struct memd *m, struct region *r, uint32_t chunk)
     uint32_t first = chunk_first(r, chunk), last = chunk_end(r, chunk), n = last - first, done = 0;
     struct chunk *c = &r->chunks[chunk];
     struct homing h = {.m = m, .r = r, .first = first};
-    uint64_t moved;
+    uint32_t moved;
 
     if (!can_rejoin(r, chunk))
         return;
@@ -61,8 +62,9 @@ void rejoin_chunk(struct memd *m, struct region *r, uint32_t chunk)
     int err = uffd_register(m->uffd_a, page_hva(r, first), n * PAGE_BYTES,
                             UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     while (!err && done < n) {
-        err = hold_move(m, h.park + done, page_hva(r, first + done), n - done, &moved);
-        done += (uint32_t)moved;
+        err = hold_move(m, m->parking + (h.park + done) * PAGE_BYTES, page_hva(r, first + done), n - done,
+                        UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &moved);
+        done += moved;
     }
     if (!err && !place_window(m, r, first, n)) { /* a page that refuses to move keeps its mapping */
         c->islands = false;

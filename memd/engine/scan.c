@@ -6,11 +6,18 @@
  * the round before, and re-arms them in the same call. A page that was pending (written in an earlier round)
  * and has not been written since is hashed in place: zero pages are marked to be dropped (apply.c), the
  * hashes of others go to the daemon. A page that was written becomes pending. So a page is hashed when it was
- * left alone for one interval between rounds, once, and never again until it is written.
+ * left alone for one interval between rounds, once, and never again until it is written. At the first look at
+ * a chunk all its pages count as left alone: a hash is a hint, and waiting would cost every new VM an
+ * interval.
  *
  * Rounds follow each other after budget.quiet_ms while there is something new to digest, and ever more
  * slowly, up to budget.round_ms_max, while there is not: a page the guest keeps writing costs one write fault
  * a round.
+ *
+ * A page that is rewritten all the time would cost a write fault each round, and tell nothing new. Pages are
+ * armed in groups: where they were all pending when they were written again, the group is left unarmed for 1,
+ * 3, at last 7 rounds. Unarmed pages count as written. A page that joins them, written and not pending, has
+ * the group armed at once.
  *
  * Huge pages are not armed (the first write to an armed huge page splits it): they are surveyed, all 512
  * hashes are sent once, and the daemon says BREAK if enough of it would go.
@@ -23,12 +30,13 @@
 #include <errno.h>
 #include <string.h>
 
-#define STEP_CHUNKS     8u
-#define VEC_MAX         512u
-#define DIGESTING_PPM   2000u /* pages hashed or newly written in a round, of all: the next comes soon */
-#define RESURVEY_ROUNDS 8u
-#define REHASH_ROUNDS   2u    /* written pages in store mappings */
-#define ROOM_ANSWERS    8192u /* of the up ring, left for RESULT and DROPPED */
+#define STEP_CHUNKS   8u
+#define VEC_MAX       512u
+#define DIGESTING_PPM 2000u /* pages hashed or newly written in a round, of all: the next comes soon */
+#define REHASH_ROUNDS 2u    /* written pages in store mappings */
+#define HOT_PAGES     4u    /* of a group, written again and again, before it is left unarmed */
+#define HOT_LEVEL_MAX 3u
+#define ROOM_ANSWERS  8192u /* of the up ring, left for RESULT and DROPPED */
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
 static_assert(ROOM_ANSWERS + CHUNK_RECORDS_BYTES <= WIRE_RING_BYTES, "one chunk fits an empty ring");
@@ -42,10 +50,15 @@ static const struct scan_query query_written = {
     .inverted = PAGE_IS_HUGE,
     .mask = PAGE_IS_WRITTEN | PAGE_IS_HUGE,
     .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-    .ret = PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+    .ret = PAGE_IS_WPALLOWED | PAGE_IS_PFNZERO,
 };
-static const struct scan_query query_zero = {.mask = PAGE_IS_PFNZERO, .ret = PAGE_IS_PFNZERO};
-static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE | PAGE_IS_PFNZERO};
+/* The same and query_broken in one, arming nothing: in a store mapping every page counts as written. */
+static const struct scan_query query_changed = {
+    .inverted = PAGE_IS_HUGE | PAGE_IS_FILE,
+    .mask = PAGE_IS_WRITTEN | PAGE_IS_HUGE | PAGE_IS_FILE,
+    .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    .ret = PAGE_IS_WPALLOWED | PAGE_IS_PFNZERO,
+};
 /* In store mappings (WP not allowed: not registered with A), private pages: written since the merge. */
 static const struct scan_query query_broken = {
     .inverted = PAGE_IS_WPALLOWED | PAGE_IS_FILE,
@@ -54,12 +67,8 @@ static const struct scan_query query_broken = {
     .ret = PAGE_IS_PRESENT,
 };
 
-typedef void found_fn(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
-                      void *arg);
-
-/* Calls fn for every range that matches; -errno if the kernel refuses. */
-static int scan_pages(struct memd *m, struct region *r, uint32_t first, uint32_t end,
-                      const struct scan_query *q, found_fn *fn, void *arg)
+static int scan_part(struct memd *m, struct region *r, uint32_t first, uint32_t end,
+                     const struct scan_query *q, found_fn *fn, void *arg)
 {
     struct page_region vec[VEC_MAX];
     uint64_t at = (uintptr_t)page_hva(r, first), limit = (uintptr_t)page_hva(r, end), walked;
@@ -79,44 +88,46 @@ static int scan_pages(struct memd *m, struct region *r, uint32_t first, uint32_t
     return 0;
 }
 
+/* What does not take part is not ours to look at, still less to arm. */
+int scan_pages(struct memd *m, struct region *r, uint32_t first, uint32_t end, const struct scan_query *q,
+               found_fn *fn, void *arg)
+{
+    int err = 0;
+
+    for (uint32_t page = first; page < end && !err;) {
+        const struct segment *s = segments_find(&r->parts, page);
+        uint32_t next = s->first + s->npages < end ? s->first + s->npages : end;
+        if (s->why == SEGMENT_TAKES_PART)
+            err = scan_part(m, r, page, next, q, fn, arg);
+        page = next;
+    }
+    return err;
+}
+
+/* What a step of the round found: bits by slot, from that of its first chunk. */
 struct written {
-    uint32_t first_slot; /* of bit 0 */
+    uint32_t first_slot;
     uint64_t bits[STEP_CHUNKS * CHUNK_WORDS];
 };
+
+static found_fn found_broken;
 
 static void found_written(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
                           uint64_t categories, void *arg)
 {
     struct written *w = arg;
 
+    if (!(categories & PAGE_IS_WPALLOWED)) {
+        found_broken(m, r, page, npages, categories, NULL);
+        return;
+    }
     if (categories & PAGE_IS_PFNZERO) /* read, never written: the kernel's shared zero page costs nothing */
         return;
-    m->round.written += npages;
     for (uint32_t p = page; p < page + npages; p++) {
         uint32_t bit = p + r->first_bit - w->first_slot;
         uint64_t e = page_get(r, p);
         w->bits[bit / 64] |= 1ull << (bit % 64);
         if (entry_tag(e) || entry_state(e) != WIRE_PAGE_PRIVATE || e & WIRE_PAGE_F_PENDING)
-            page_set(r, p,
-                     entry_make(WIRE_PAGE_PRIVATE,
-                                (uint32_t)(e & (WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED)), 0,
-                                entry_frame(e)));
-    }
-}
-
-static void found_huge(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
-                       void *arg)
-{
-    (void)m, (void)arg;
-    for (uint32_t p = page; p < page + npages; p = chunk_end(r, chunk_of(r, p)))
-        r->chunks[chunk_of(r, p)].huge = true;
-    if (categories & PAGE_IS_PFNZERO)
-        return;
-    /* what was dropped or discarded is there again: the kernel has filled the chunk with a huge page at once
-     */
-    for (uint32_t p = page; p < page + npages; p++) {
-        uint64_t e = page_get(r, p);
-        if (entry_state(e) == WIRE_PAGE_ZERO || entry_state(e) == WIRE_PAGE_GONE)
             page_set(r, p,
                      entry_make(WIRE_PAGE_PRIVATE,
                                 (uint32_t)(e & (WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED)), 0,
@@ -210,9 +221,18 @@ static void zero_found(struct memd *m, struct region *r, uint32_t page)
 }
 
 /* All of it will be looked at when nobody can write it (apply.c). */
-static bool is_zero(const struct memd *m, const struct chunk *c, const void *page)
+static bool is_zero(const struct memd *m, bool sparse, const void *page)
 {
-    return c->sparse || m->budget.flags & WIRE_BUDGET_ESTIMATE ? page_is_zero(page) : page_seems_zero(page);
+    return sparse || m->budget.flags & WIRE_BUDGET_ESTIMATE ? page_is_zero(page) : page_seems_zero(page);
+}
+
+/* Written in a store mapping, and zero again: it goes once it is plain memory. False: it can't be now. */
+static bool zero_broken(struct memd *m, struct region *r, uint32_t page)
+{
+    if (heal_want(m, r, page, 1))
+        return true;
+    heal_flush(m);
+    return heal_want(m, r, page, 1);
 }
 
 static void digest_page(struct memd *m, struct region *r, uint32_t page, struct batch *b)
@@ -222,7 +242,7 @@ static void digest_page(struct memd *m, struct region *r, uint32_t page, struct 
 
     m->tokens--;
     m->round.hashed++;
-    if (entry_state(e) == WIRE_PAGE_PRIVATE && is_zero(m, &r->chunks[chunk_of(r, page)], p)) {
+    if (entry_state(e) == WIRE_PAGE_PRIVATE && is_zero(m, r->chunks[chunk_of(r, page)].sparse, p)) {
         zero_found(m, r, page);
         return;
     }
@@ -234,13 +254,8 @@ static void digest_page(struct memd *m, struct region *r, uint32_t page, struct 
     if (!broken_quiet(r, page, hash))
         return;
     pending_clear(r, page);
-    if (hash == zero_page_hash() &&
-        m->heal_tokens >= 1) { /* broken and zero again: goes once it is plain memory */
-        uint32_t left;
-        m->heal_tokens -= HEAL_PROBE_PAGES;
-        heal_range(m, r, page, 1, &left);
+    if (hash == zero_page_hash() && zero_broken(m, r, page))
         return;
-    }
     page_set(r, page,
              (e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT)) | (uint64_t)wire_tag_of_hash(hash)
                                                                                 << WIRE_PAGE_TAG_SHIFT);
@@ -270,12 +285,22 @@ static uint32_t slot_page(const struct region *r, uint32_t chunk, unsigned w, ui
 static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const uint64_t *written)
 {
     uint64_t *pending = &r->pending[chunk * CHUNK_WORDS];
+    bool seen = r->chunks[chunk].seen;
     struct batch b = {.count = 0};
 
+    r->chunks[chunk].seen = true;
     for (unsigned w = 0; w < CHUNK_WORDS; w++) {
-        uint64_t quiet = pending[w] & ~written[w], fresh = written[w] & ~pending[w];
+        uint64_t fresh = written[w] & ~pending[w];
+        /* at the first look nobody knows when they were written */
+        uint64_t quiet = seen ? pending[w] & ~written[w] : pending[w] | written[w];
+        m->round.written += (uint64_t)__builtin_popcountll(written[w]);
+        m->round.fresh += (uint64_t)__builtin_popcountll(fresh);
+        r->n.pending += (uint64_t)__builtin_popcountll(fresh);
+        pending[w] |= written[w];
         for (; quiet; quiet &= quiet - 1) {
             uint32_t page = slot_page(r, chunk, w, quiet);
+            if (entry_out(page_get(r, page))) /* coming home at this moment: seen, and not yet entered */
+                continue;
             if (!wants_hash(r, page))
                 pending_clear(r, page);
             else if (m->tokens >= 1)
@@ -283,106 +308,8 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
             else
                 m->round.left++;
         }
-        r->n.pending += (uint64_t)__builtin_popcountll(fresh);
-        m->round.fresh += (uint64_t)__builtin_popcountll(fresh);
-        pending[w] |= written[w];
     }
     batch_send(m, r, &b);
-}
-
-/* ---- huge pages */
-
-static void survey_send(struct memd *m, struct region *r, uint32_t chunk)
-{
-    uint32_t first = chunk_first(r, chunk);
-    struct wire_rec_hashes *rec = ring_reserve(&m->session.up, WIRE_REC_SURVEY, WIRE_REC_BYTES_MAX);
-
-    if (!rec)
-        return;
-    rec->r.region = r->id;
-    rec->page = first;
-    rec->count = CHUNK_PAGES;
-    rec->node = (int16_t)r->node;
-    for (uint32_t i = 0; i < CHUNK_PAGES; i++) {
-        const void *p = page_hva(r, first + i);
-        uint64_t hash = page_is_zero(p) ? 0 : hash_page(p);
-        uint64_t e = page_get(r, first + i) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT);
-        rec->hash[i] = hash;
-        page_set(r, first + i,
-                 e | WIRE_PAGE_F_HUGE | (uint64_t)(hash ? wire_tag_of_hash(hash) : 0) << WIRE_PAGE_TAG_SHIFT);
-    }
-    m->tokens -= CHUNK_PAGES;
-    m->round.hashed += CHUNK_PAGES;
-    r->chunks[chunk].surveyed = true;
-}
-
-/* No longer one huge page: its pages are found written, and pending, by the scan. */
-static void huge_gone(struct region *r, uint32_t chunk)
-{
-    r->chunks[chunk].huge = r->chunks[chunk].surveyed = false;
-    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++)
-        page_set(r, p,
-                 page_get(r, p) & ~(WIRE_PAGE_F_HUGE | (uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT));
-}
-
-/* Splitting a huge page, the kernel maps its zero pages to the one it shares (Linux 6.12): they are dropped.
- */
-static void found_zero(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
-                       void *arg)
-{
-    (void)categories, (void)arg;
-    for (uint32_t p = page; p < page + npages; p++)
-        if (entry_state(page_get(r, p)) == WIRE_PAGE_PRIVATE && !entry_frame(page_get(r, p)))
-            page_set(r, p, entry_make(WIRE_PAGE_ZERO, 0, 0, 0));
-    atomic_fetch_add_explicit(&m->stats.zero_drops, npages, memory_order_relaxed);
-}
-
-int scan_break_huge(struct memd *m, struct region *r, uint32_t page)
-{
-    struct chunk *c = &r->chunks[chunk_of(r, page)];
-    uint32_t first = chunk_first(r, chunk_of(r, page));
-    struct hold_run run;
-
-    if (!c->huge || c->pins)
-        return -EINVAL;
-    /* moving one page out of a huge page splits it */
-    chunk_lock(c);
-    int err = hold_take(m, r, first, 1, &run);
-    if (run.npages)
-        hold_return(m, r, &run, 0, 1);
-    hold_end(m, r, first, 1);
-    chunk_unlock(c);
-    uffd_wake(m->uffd_a, page_hva(r, first), PAGE_BYTES);
-    if (!err) {
-        huge_gone(r, chunk_of(r, page));
-        scan_pages(m, r, first, chunk_end(r, chunk_of(r, page)), &query_zero, found_zero, NULL);
-        atomic_fetch_add_explicit(&m->stats.huge_broken, 1, memory_order_relaxed);
-        m->round.asked = true;
-    }
-    return err;
-}
-
-/* All of it takes part: else a huge page there is somebody else's, or goes on beyond the region. */
-static bool may_be_huge(const struct region *r, uint32_t chunk)
-{
-    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk);
-    const struct segment *s = region_segment(r, first);
-
-    return end - first == CHUNK_PAGES && s && end <= s->first + s->npages;
-}
-
-static void chunk_look_huge(struct memd *m, struct region *r, uint32_t chunk)
-{
-    bool was = r->chunks[chunk].huge;
-
-    if (!may_be_huge(r, chunk))
-        return;
-    r->chunks[chunk].huge = false;
-    scan_pages(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &query_huge, found_huge, NULL);
-    if (was && !r->chunks[chunk].huge)
-        huge_gone(r, chunk);
-    else if (r->chunks[chunk].huge && m->round.number % RESURVEY_ROUNDS == 0)
-        r->chunks[chunk].surveyed = false;
 }
 
 /* ---- starting over */
@@ -399,13 +326,17 @@ void scan_forget(struct memd *m, struct region *r, uint32_t chunk)
 {
     uint32_t end = chunk_end(r, chunk), n;
 
-    r->chunks[chunk].surveyed = false;
+    r->chunks[chunk].surveyed = r->chunks[chunk].seen = false;
     for (uint32_t p = chunk_first(r, chunk); p < end; p += n) {
         bool store = entry_in_store(page_get(r, p));
-        for (n = 0; p + n < end && entry_in_store(page_get(r, p + n)) == store; n++)
+        const struct segment *s = segments_find(&r->parts, p);
+        for (n = 0; p + n < end && p + n < s->first + s->npages; n++) {
+            if (entry_in_store(page_get(r, p + n)) != store)
+                break;
             page_set(r, p + n, forgotten(page_get(r, p + n)));
-        /* unarmed pages count as written; ineligible stretches refuse, and are of no interest */
-        if (!store)
+        }
+        /* unarmed pages count as written; protection of what does not take part is somebody else's */
+        if (!store && s->why == SEGMENT_TAKES_PART)
             uffd_write_protect(m->uffd_a, page_hva(r, p), n * PAGE_BYTES, false);
         for (uint32_t q = p; store && q < p + n; q++)
             if (entry_state(page_get(r, q)) == WIRE_PAGE_BROKEN)
@@ -444,6 +375,9 @@ static void round_finish(struct memd *m, uint64_t now)
     /* pages newly written are looked at in the next round; those written ever again tell nothing new */
     bool digesting = (o->hashed + o->fresh) * 1000000 > pages * DIGESTING_PPM || o->left || o->number < 2;
 
+    /* best with the next merges; but not for ever */
+    if (m->heal_queue.round != o->number)
+        heal_flush(m);
     o->running = false;
     o->interval_ms = digesting ? m->budget.quiet_ms : o->interval_ms * 2;
     if (o->interval_ms > m->budget.round_ms_max)
@@ -454,35 +388,128 @@ static void round_finish(struct memd *m, uint64_t now)
     atomic_fetch_add_explicit(&m->stats.full_scans, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->stats.hashed_pages, o->hashed, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->stats.written_pages, o->written, memory_order_relaxed);
+    atomic_store_explicit(&m->stats.round_written_pages, o->written, memory_order_relaxed);
     session_round_done(m);
     if (!digesting)
         session_trim(m);
 }
 
+/* ---- arming */
+
+static uint32_t group_bits(const uint64_t *words, uint32_t group)
+{
+    return (uint32_t)(words[group / 2] >> (group % 2 * GROUP_PAGES));
+}
+
+/* Whether a group that was written is to be armed now. */
+static bool group_cools(struct chunk *c, uint32_t group, uint32_t written, uint32_t pending)
+{
+    uint32_t level = c->hot[group].level, wait = c->hot[group].wait;
+    bool fresh = written & ~pending;
+
+    if (wait && !fresh) { /* not armed, so written or not: nothing is known */
+        c->hot[group].wait = (wait - 1) & 15;
+        return wait == 1;
+    }
+    bool hot = !fresh && (uint32_t)__builtin_popcount(written) >= HOT_PAGES;
+    level = hot ? level + (level < HOT_LEVEL_MAX) : 0;
+    c->hot[group].level = level & 15;
+    c->hot[group].wait = hot ? ((1u << level) - 1) & 15 : 0;
+    return !hot;
+}
+
+/* A bit for each group of the chunk that stays unarmed. */
+static uint32_t groups_left(struct region *r, uint32_t chunk, const uint64_t *written)
+{
+    struct chunk *c = &r->chunks[chunk];
+    uint32_t left = 0;
+
+    for (uint32_t g = 0; g < CHUNK_GROUPS; g++) {
+        uint32_t bits = group_bits(written, g);
+        if (!bits)
+            c->hot[g].level = c->hot[g].wait = 0;
+        else if (!group_cools(c, g, bits, group_bits(&r->pending[chunk * CHUNK_WORDS], g)))
+            left |= 1u << g;
+    }
+    return left;
+}
+
+/* Reads what was written since and arms it, in the slots [from, to). */
+static int arm(struct memd *m, struct region *r, uint32_t from, uint32_t to, struct written *w)
+{
+    uint32_t first = from < r->first_bit ? 0 : from - r->first_bit, end = to - r->first_bit;
+
+    return scan_pages(m, r, first, end < r->npages ? end : r->npages, &query_written, found_written, w);
+}
+
+/* Arms what was written, but for the groups that are left. What lies between two written groups is taken
+ * along. */
+static int arm_rest(struct memd *m, struct region *r, uint32_t first, uint32_t end, const uint32_t *left,
+                    struct written *w)
+{
+    uint32_t from = 0, to = 0, ngroups = (end - first) * CHUNK_GROUPS;
+    int err = 0;
+
+    for (uint32_t g = 0; g < ngroups && !err; g++) {
+        if (left[g / CHUNK_GROUPS] >> (g % CHUNK_GROUPS) & 1) {
+            err = from < to ? arm(m, r, w->first_slot + from, w->first_slot + to, w) : 0;
+            from = to = 0;
+        } else if (group_bits(w->bits, g)) {
+            from = from < to ? from : g * GROUP_PAGES;
+            to = (g + 1) * GROUP_PAGES;
+        }
+    }
+    return !err && from < to ? arm(m, r, w->first_slot + from, w->first_slot + to, w) : err;
+}
+
+static bool is_plain(const struct region *r, uint32_t first, uint32_t end)
+{
+    static const struct chunk cold;
+
+    for (uint32_t c = first; c < end; c++)
+        if (r->chunks[c].store || memcmp(r->chunks[c].hot, cold.hot, sizeof cold.hot) != 0)
+            return false;
+    return true;
+}
+
+/* What was written since the round before, in store mappings, too. All of it is armed in the same call where
+ * there is nothing else to look at. */
+static int look_written(struct memd *m, struct region *r, uint32_t first, uint32_t end, struct written *w)
+{
+    bool plain = is_plain(r, first, end);
+    uint32_t left[STEP_CHUNKS];
+
+    *w = (struct written){.first_slot = first * CHUNK_PAGES};
+    int err = scan_pages(m, r, chunk_first(r, first), chunk_end(r, end - 1),
+                         plain ? &query_written : &query_changed, found_written, w);
+    for (uint32_t c = first; c < end && !err; c++)
+        left[c - first] = groups_left(r, c, &w->bits[(c - first) * CHUNK_WORDS]);
+    return err || plain ? err : arm_rest(m, r, first, end, left, w);
+}
+
+/* ---- a step */
+
 static void scan_chunks(struct memd *m, struct region *r, uint32_t first, uint32_t end)
 {
-    struct written w = {.first_slot = first * CHUNK_PAGES};
+    struct written w;
 
     if (m->round.look_huge)
         for (uint32_t c = first; c < end; c++)
-            chunk_look_huge(m, r, c);
-    int err =
-        scan_pages(m, r, chunk_first(r, first), chunk_end(r, end - 1), &query_written, found_written, &w);
+            huge_look(m, r, c);
+    int err = look_written(m, r, first, end, &w);
     if (err)
         log_msg(m, MEMD_LOG_ERROR, "region %s: reading which pages were written failed (%d)", r->name, -err);
     for (uint32_t c = first; c < end; c++) {
         struct chunk *chunk = &r->chunks[c];
         refs_flush(m, r, c);
-        scan_look_broken(m, r, c);
         if (chunk->pins)
             continue;
         if (chunk->huge && !chunk->surveyed && m->tokens >= CHUNK_PAGES && session_can_report(m))
-            survey_send(m, r, c);
+            huge_survey(m, r, c);
         if (chunk->huge && !chunk->surveyed)
             m->round.left += CHUNK_PAGES;
         chunk_hash(m, r, c, &w.bits[(c - first) * CHUNK_WORDS]);
-        if (m->heal_tokens >= 1)
-            m->heal_tokens -= heal_chunk(m, r, c, CHUNK_PAGES);
+        heal_chunk(m, r, c);
     }
 }
 
@@ -491,7 +518,7 @@ static struct region *round_region(struct memd *m)
 {
     for (; m->round.region < MEMD_REGIONS_MAX; m->round.region++, m->round.chunk = 0) {
         struct region *r = m->regions[m->round.region];
-        if (r && !r->stuck && m->round.chunk < r->nchunks)
+        if (r && !r->stuck && !r->changing && m->round.chunk < r->nchunks)
             return r;
     }
     return NULL;

@@ -9,6 +9,10 @@
  * all (refs_drop only marks).
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/pager.h"
+#include "memd/engine/sample.h"
+#include "memd/engine/sock.h"
+#include "memd/engine/swap.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +30,6 @@
 #define REFUSED_RETRY_MS 5000u
 #define HELLO_TIMEOUT_MS 10000u
 #define FETCH_TIMEOUT_MS 1000
-#define FDS_MAX          (3 + WIRE_NODES_MAX + 1)
 #define MESSAGE_MAX      512
 
 bool session_can_report(const struct memd *m)
@@ -47,96 +50,20 @@ bool scanning_on(struct memd *m)
     return reachable && wanted && m->budget.scan_pages_per_s && !atomic_load(&m->paused) && !fork_pending(m);
 }
 
-/* ---- socket */
-
-static int send_msg(struct memd *m, void *msg, uint16_t type, uint16_t bytes, int fd)
-{
-    struct wire_msg *h = msg;
-    struct iovec iov = {msg, bytes};
-    union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    *h = (struct wire_msg){WIRE_MAGIC, type, bytes};
-    if (fd >= 0) {
-        hdr.msg_control = control.buf;
-        hdr.msg_controllen = sizeof control.buf;
-        struct cmsghdr *c = CMSG_FIRSTHDR(&hdr);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    }
-    return sendmsg(m->session.sock, &hdr, MSG_NOSIGNAL | MSG_DONTWAIT) == bytes ? 0 : -errno;
-}
-
-static void close_fds(int *fds, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        close(fds[i]);
-}
-
-/* Bytes of one message, 0: nothing there, or -errno (-EPIPE: closed). */
-static int recv_msg(struct memd *m, void *buf, size_t bytes, int fds[FDS_MAX], unsigned *ret_nfds)
-{
-    struct iovec iov = {buf, bytes};
-    union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-    } control;
-    struct msghdr hdr = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof control.buf};
-    ssize_t n = recvmsg(m->session.sock, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    unsigned nfds = 0;
-
-    if (n < 0)
-        return errno == EAGAIN ? 0 : -errno;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&hdr); c; c = CMSG_NXTHDR(&hdr, c))
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            nfds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            memcpy(fds, CMSG_DATA(c), nfds * sizeof(int));
-        }
-    struct wire_msg *h = buf;
-    if (hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n < (ssize_t)sizeof *h || h->magic != WIRE_MAGIC ||
-        h->bytes != n) {
-        close_fds(fds, nfds);
-        return n ? -EPROTO : -EPIPE;
-    }
-    *ret_nfds = nfds;
-    return (int)n;
-}
-
-static int connect_daemon(struct memd *m)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-    snprintf(addr.sun_path, sizeof addr.sun_path, "%s/%s", m->run_dir, WIRE_SOCKET_NAME);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -errno;
-    if (connect(fd, (struct sockaddr *)&addr, sizeof addr)) {
-        int err = errno;
-        close(fd);
-        return -err;
-    }
-    return fd;
-}
-
 static int say_hello(struct memd *m, bool want_uffd)
 {
     struct wire_msg_hello hello = {.version_min = WIRE_VERSION_MIN,
                                    .version_max = WIRE_VERSION_MAX,
                                    .map_version_min = WIRE_MAP_VERSION_MIN,
                                    .map_version_max = WIRE_MAP_VERSION_MAX,
-                                   .flags = want_uffd ? WIRE_HELLO_WANT_UFFD : 0,
+                                   .flags = (want_uffd ? WIRE_HELLO_WANT_UFFD : 0) |
+                                            (!want_uffd && m->pager->swap_fd < 0 ? WIRE_HELLO_WANT_SWAP : 0),
                                    .pid = (uint32_t)getpid()};
 
     snprintf(hello.name, sizeof hello.name, "%s", m->name);
     snprintf(hello.domain, sizeof hello.domain, "%s", m->domain);
     snprintf(hello.release, sizeof hello.release, "%s", MEMD_VERSION);
-    return send_msg(m, &hello, WIRE_HELLO, sizeof hello, -1);
+    return sock_send(m, &hello, WIRE_HELLO, sizeof hello, -1);
 }
 
 static void retry_after(struct memd *m, unsigned ms)
@@ -150,6 +77,7 @@ void session_close(struct memd *m)
     bool warned = s->warned;
 
     apply_forget(m);
+    pager_forget(m);
     if (s->shm) {
         atomic_store(&s->shm->stats.forks, 0); /* forks from here on are not told */
         munmap(s->shm, sizeof *s->shm);
@@ -233,7 +161,7 @@ static void announce(struct memd *m, struct region *r)
 
     if (r->announced)
         return;
-    int err = send_msg(m, &msg, WIRE_REGION_ADD, sizeof msg, r->map_fd);
+    int err = sock_send(m, &msg, WIRE_REGION_ADD, sizeof msg, r->map_fd);
     if (err)
         fail(m, "announcing a region", err);
     else
@@ -257,8 +185,10 @@ void session_retire(struct memd *m, struct region *r)
         session_close(m);
         return;
     }
-    session_kick(m); /* what was dropped is in the ring before the region is gone */
-    int err = send_msg(m, &msg, WIRE_REGION_DEL, sizeof msg, -1);
+    /* what was dropped is in the ring before the region is gone, and is read with it. No kick: the daemon may
+     * have died, and writing to its pipe on a thread of the VMM would raise SIGPIPE there */
+    ring_publish(&m->session.up);
+    int err = sock_send(m, &msg, WIRE_REGION_DEL, sizeof msg, -1);
     if (err)
         fail(m, "withdrawing a region", err);
 }
@@ -272,7 +202,7 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
     if (nfds != want || !w->nstores || w->nstores > WIRE_NODES_MAX || !w->store_bytes ||
         w->store_bytes % PAGE_BYTES || w->version < WIRE_VERSION_MIN || w->version > WIRE_VERSION_MAX ||
         s->nstores) {
-        close_fds(fds, nfds);
+        sock_close_fds(fds, nfds);
         return -EPROTO;
     }
     s->kick_up = fds[1];
@@ -300,7 +230,7 @@ static int join(struct memd *m)
             announce(m, m->regions[i]);
     if (m->session.state != SESSION_READY)
         return -EPIPE;
-    return send_msg(m, &msg, WIRE_READY, sizeof msg, -1);
+    return sock_send(m, &msg, WIRE_READY, sizeof msg, -1);
 }
 
 /* The daemon may be a new one that knows no hash of ours: everything is to be told again. */
@@ -319,6 +249,15 @@ static void adopted(struct memd *m)
     log_msg(m, MEMD_LOG_INFO, "joined the daemon");
 }
 
+static void take_swap(struct memd *m, const struct wire_msg_swap *msg, int fd)
+{
+    int err = swap_attach(m, fd, msg->max_bytes);
+
+    if (err)
+        log_msg(m, MEMD_LOG_WARN, "the swap file cannot be used (%s): pages leave RAM for the pool only",
+                strerror(-err));
+}
+
 static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsigned nfds)
 {
     const struct wire_msg *h = buf;
@@ -328,7 +267,12 @@ static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsi
         int err = welcome(m, buf, fds, nfds);
         return err ? err : join(m);
     }
-    close_fds(fds, nfds);
+    if (h->type == WIRE_SWAP && bytes == sizeof(struct wire_msg_swap) && nfds == 1 &&
+        m->session.state == SESSION_LIVE) {
+        take_swap(m, buf, fds[0]);
+        return 0;
+    }
+    sock_close_fds(fds, nfds);
     switch (h->type) {
     case WIRE_ADOPTED:
         if (m->session.state != SESSION_READY)
@@ -358,10 +302,11 @@ static void try_connect(struct memd *m, uint64_t now)
 {
     if (m->flags & MEMD_OPEN_NO_DAEMON || now < m->session.retry_ns)
         return;
-    int fd = connect_daemon(m);
+    int fd = sock_connect(m->run_dir);
     if (fd < 0) {
         if (!m->session.warned)
-            log_msg(m, MEMD_LOG_WARN, "no daemon at %s/%s (%s): nothing is merged until one runs", m->run_dir,
+            log_msg(m, MEMD_LOG_WARN,
+                    "no session with memd at %s/%s (%s): nothing is merged until there is one", m->run_dir,
                     WIRE_SOCKET_NAME, strerror(-fd));
         m->session.warned = true;
         retry_after(m, RETRY_MS);
@@ -378,19 +323,28 @@ static void try_connect(struct memd *m, uint64_t now)
 void session_turn(struct memd *m, uint64_t now)
 {
     _Alignas(8) char buf[MESSAGE_MAX];
-    int fds[FDS_MAX], n = 0;
+    int fds[SOCK_FDS_MAX], n = 0;
     unsigned nfds = 0;
 
     if (m->session.broken)
         session_close(m);
     if (m->session.state == SESSION_NONE)
         try_connect(m, now);
-    while (m->session.sock >= 0 && (n = recv_msg(m, buf, sizeof buf, fds, &nfds)) > 0) {
+    while (m->session.sock >= 0 && (n = sock_recv(m, buf, sizeof buf, fds, &nfds)) > 0) {
         int err = handle_msg(m, buf, n, fds, nfds);
-        if (err) {
+        if (err == -EPROTO || err == -EPIPE) {
             fail(m, "a message that makes no sense", err);
-            return;
+        } else if (err) { /* ours to mend, and it will not be so soon */
+            if (!m->session.warned)
+                log_msg(m, MEMD_LOG_WARN,
+                        "cannot join memd (%s): are there limits on address space (ulimit -v) or mappings?",
+                        strerror(-err));
+            m->session.warned = true;
+            session_close(m);
+            retry_after(m, REFUSED_RETRY_MS);
         }
+        if (err)
+            return;
     }
     if (m->session.sock >= 0 && n < 0)
         fail(m, n == -EPIPE ? "it went away" : "receiving", n);
@@ -403,7 +357,7 @@ void session_bye(struct memd *m)
     struct wire_msg msg;
 
     if (m->session.state == SESSION_LIVE)
-        send_msg(m, &msg, WIRE_BYE, sizeof msg, -1);
+        sock_send(m, &msg, WIRE_BYE, sizeof msg, -1);
 }
 
 /* ---- a userfaultfd for an unprivileged VMM */
@@ -412,20 +366,20 @@ int session_fetch_uffd(struct memd *m)
 {
     _Alignas(8) char buf[MESSAGE_MAX];
     const struct wire_msg_welcome *w = (void *)buf;
-    int fds[FDS_MAX], err;
+    int fds[SOCK_FDS_MAX], err;
     unsigned nfds = 0;
 
-    m->session.sock = connect_daemon(m);
+    m->session.sock = sock_connect(m->run_dir);
     if (m->session.sock < 0)
         return -EPERM;
     err = say_hello(m, true);
     struct pollfd p = {m->session.sock, POLLIN, 0};
-    int n = !err && poll(&p, 1, FETCH_TIMEOUT_MS) == 1 ? recv_msg(m, buf, sizeof buf, fds, &nfds) : 0;
+    int n = !err && poll(&p, 1, FETCH_TIMEOUT_MS) == 1 ? sock_recv(m, buf, sizeof buf, fds, &nfds) : 0;
     err = -EPERM;
     if (n == sizeof *w && w->h.type == WIRE_WELCOME && w->flags & WIRE_WELCOME_UFFD && nfds)
         err = uffd_open(m, fds[nfds - 1]);
     if (n > 0)
-        close_fds(fds, nfds);
+        sock_close_fds(fds, nfds);
     session_close(m);
     m->session.retry_ns = 0;
     return err;
@@ -437,14 +391,19 @@ static void do_budget(struct memd *m, const struct wire_rec_budget *b)
 {
     uint32_t was = m->budget.flags;
 
-    m->budget = (struct budget){.flags = b->flags & (WIRE_BUDGET_MERGE | WIRE_BUDGET_ESTIMATE),
-                                .scan_pages_per_s = b->scan_pages_per_s,
-                                .quiet_ms = b->quiet_ms < 10      ? 10
-                                            : b->quiet_ms > 60000 ? 60000
-                                                                  : b->quiet_ms,
-                                .round_ms_max = b->round_ms_max > 3600000 ? 3600000 : b->round_ms_max,
-                                .vmas_max = b->vmas_max,
-                                .heal_pages_per_s = b->heal_pages_per_s};
+    m->budget = (struct budget){
+        .flags = b->flags & (WIRE_BUDGET_MERGE | WIRE_BUDGET_ESTIMATE),
+        .scan_pages_per_s = b->scan_pages_per_s,
+        .quiet_ms = b->quiet_ms < 10      ? 10
+                    : b->quiet_ms > 60000 ? 60000
+                                          : b->quiet_ms,
+        .round_ms_max = b->round_ms_max > 3600000 ? 3600000 : b->round_ms_max,
+        .vmas_max = b->vmas_max,
+        .heal_pages_per_s = b->heal_pages_per_s,
+        .sample_pages = b->sample_pages < WIRE_SAMPLE_PAGES_MAX ? b->sample_pages : WIRE_SAMPLE_PAGES_MAX,
+        .sample_ms = b->sample_ms < 10        ? 10
+                     : b->sample_ms > 3600000 ? 3600000
+                                              : b->sample_ms};
     uint64_t most = m->max_map_count > VMAS_SLACK ? m->max_map_count - VMAS_SLACK : 0;
     if (m->budget.vmas_max > most)
         m->budget.vmas_max = (uint32_t)most;
@@ -478,7 +437,8 @@ static void do_export(struct memd *m, const struct wire_rec_export *x)
         unsigned state = entry_state(page_get(r, x->page + i));
         /* pages that were let go since are not read: reading would bring them into being again; those that
          * take no part may not even be readable */
-        if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE || !region_segment(r, x->page + i))
+        if (state == WIRE_PAGE_ZERO || state == WIRE_PAGE_GONE || entry_out(page_get(r, x->page + i)) ||
+            !region_segment(r, x->page + i))
             n = 0;
         else
             page_copy(m->session.shm->exports[x->slot + i], page_hva(r, x->page + i));
@@ -534,6 +494,9 @@ static void do_record(struct memd *m, const void *buf, int bytes)
         m->session.barrier = *(const struct wire_rec_token *)buf;
     else if (rec->type == WIRE_REC_ROUND)
         m->round.asked = true;
+    else if ((rec->type == WIRE_REC_PAGEOUT || rec->type == WIRE_REC_PAGEIN) &&
+             bytes == sizeof(struct wire_rec_page))
+        pager_order(m, buf);
     else
         fail(m, "a record that makes no sense", -EPROTO);
 }
@@ -619,6 +582,27 @@ void session_round_done(struct memd *m)
     atomic_store_explicit(&st->round_started_ns, m->round.started_ns, memory_order_release);
 }
 
+/* What samples say, and how long accesses waited. */
+static void stats_samples(const struct memd *m, struct wire_stats *st, uint64_t broken_pages)
+{
+    struct sample_counts sample = sample_count(m);
+
+    PUT(sample_ms, sample.period_ms);
+    PUT(samplable_pages, sample.samplable);
+    PUT(unsampled_pages, sample.unsampled + broken_pages);
+    PUT(working_set_pages, sample.working_set);
+    PUT(working_set_error_pages, sample.error);
+    PUT(idle_ages, sample.ages);
+    for (unsigned i = 0; i < WIRE_AGES; i++)
+        PUT(idle_pages[i], sample.idle[i]);
+    PUT(sample_periods, sample.periods);
+    for (unsigned t = 0; t < WIRE_TIERS; t++) {
+        PUT(latency_ns[t], atomic_load_explicit(&m->stats.latency_ns[t], memory_order_relaxed));
+        for (unsigned i = 0; i < WIRE_LATENCY_BUCKETS; i++)
+            PUT(latency[t][i], atomic_load_explicit(&m->stats.latency[t][i], memory_order_relaxed));
+    }
+}
+
 void session_stats(struct memd *m)
 {
     struct region_counts n = {0};
@@ -649,9 +633,28 @@ void session_stats(struct memd *m)
     COPY(hashed_pages);
     COPY(written_pages);
     COPY(would_save_pages);
+    COPY(page_outs);
+    COPY(page_ins);
+    COPY(parked_faults);
+    COPY(packed_faults);
+    COPY(swapped_faults);
+    COPY(round_written_pages);
+    COPY(sampled_faults);
+    stats_samples(m, st, n.broken);
+    struct pager_counts out = pager_count(m);
+    PUT(sampled_pages, out.sampled);
+    PUT(parked_pages, out.parked);
+    PUT(packed_pages, out.packed);
+    PUT(packed_bytes, out.packed_bytes);
+    PUT(pool_bytes, out.host_bytes);
+    PUT(swapped_pages, out.swapped);
+    PUT(swap_bytes, out.swap.file_bytes);
+    PUT(swap_written_bytes, out.swap.written_bytes);
+    PUT(swap_errors, out.swap.errors);
+    PUT(lost_pages, m->pager->lost_pages);
     PUT(vmas_used, m->vmas_used);
     PUT(vmas_limit, m->budget.vmas_max);
-    PUT(metadata_bytes, atomic_load(&m->metadata_bytes));
+    PUT(metadata_bytes, atomic_load(&m->metadata_bytes) + out.metadata_bytes);
     PUT(cpu_ns, atomic_load(&m->cpu_ns));
     PUT(state, atomic_load(&m->paused) ? WIRE_VM_PAUSED
                : m->map_count_short    ? WIRE_VM_MAP_COUNT

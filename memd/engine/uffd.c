@@ -16,6 +16,9 @@
 #define FEATURES_A                                                                       \
     ((uint64_t)UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_MOVE | \
      UFFD_FEATURE_EVENT_REMAP)
+#define IS_PRESENT (1ull << 63) /* of an entry of /proc/self/pagemap */
+#define IS_SWAPPED (1ull << 62)
+#define IS_ARMED   (1ull << 57)
 #define FEATURES_B ((uint64_t)UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 
 static int call(int fd, unsigned long request, void *arg)
@@ -108,7 +111,7 @@ int uffd_write_protect(int uffd, const void *hva, uint64_t bytes, bool on)
     return err;
 }
 
-int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_copied)
+static int copy_all(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t mode, uint64_t *ret_copied)
 {
     uint64_t done = 0;
     int err = 0;
@@ -117,7 +120,7 @@ int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *re
         struct uffdio_copy copy = {.dst = (uintptr_t)dst + done,
                                    .src = (uintptr_t)src + done,
                                    .len = bytes - done,
-                                   .mode = UFFDIO_COPY_MODE_DONTWAKE};
+                                   .mode = mode | UFFDIO_COPY_MODE_DONTWAKE};
         err = call(uffd, UFFDIO_COPY, &copy);
         if (copy.copy > 0) {
             done += (uint64_t)copy.copy;
@@ -131,6 +134,54 @@ int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *re
     return err;
 }
 
+int uffd_copy(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_copied)
+{
+    return copy_all(uffd, dst, src, bytes, 0, ret_copied);
+}
+
+int uffd_copy_armed(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t *ret_copied)
+{
+    return copy_all(uffd, dst, src, bytes, UFFDIO_COPY_MODE_WP, ret_copied);
+}
+
+int uffd_copy_once(int uffd, void *dst, const void *src, uint64_t bytes, bool armed)
+{
+    struct uffdio_copy copy = {.dst = (uintptr_t)dst,
+                               .src = (uintptr_t)src,
+                               .len = bytes,
+                               .mode = UFFDIO_COPY_MODE_DONTWAKE | (armed ? UFFDIO_COPY_MODE_WP : 0)};
+
+    return call(uffd, UFFDIO_COPY, &copy);
+}
+
+int uffd_unprotect_once(int uffd, const void *hva, uint64_t bytes)
+{
+    struct uffdio_writeprotect wp = {.range = {(uintptr_t)hva, bytes},
+                                     .mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
+
+    return call(uffd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+bool uffd_marker_at(struct memd *m, const void *hva)
+{
+    uint64_t e;
+
+    return pread(m->pagemap, &e, sizeof e, (off_t)((uintptr_t)hva / PAGE_BYTES * sizeof e)) == sizeof e &&
+           e & IS_ARMED && !(e & IS_PRESENT);
+}
+
+int uffd_poison_once(struct memd *m, void *hva)
+{
+    struct uffdio_poison poison = {.range = {(uintptr_t)hva, PAGE_BYTES},
+                                   .mode = UFFDIO_POISON_MODE_DONTWAKE};
+    int err = call(m->uffd_a, UFFDIO_POISON, &poison);
+
+    if (err != -EEXIST || !uffd_marker_at(m, hva))
+        return err;
+    uffd_unprotect_once(m->uffd_a, hva, PAGE_BYTES);
+    return -EAGAIN;
+}
+
 int uffd_zero(int uffd, void *dst, uint64_t bytes)
 {
     struct uffdio_zeropage zero = {.range = {(uintptr_t)dst, bytes}};
@@ -138,20 +189,64 @@ int uffd_zero(int uffd, void *dst, uint64_t bytes)
     return call(uffd, UFFDIO_ZEROPAGE, &zero);
 }
 
-int uffd_move(int uffd, void *dst, const void *src, uint64_t bytes, uint64_t mode, uint64_t *ret_moved)
+/* ---- moving */
+
+#define LOOK_PAGES 64u
+#define IS_THERE   (IS_PRESENT | IS_SWAPPED)
+
+/* How many pages of these are at `dst` and nowhere at `src` any more. */
+static uint32_t gone_over(struct memd *m, const char *dst, const char *src, uint64_t bytes)
 {
-    uint64_t done = 0;
+    uint32_t n = (uint32_t)(bytes / PAGE_BYTES), i = 0;
+    uint64_t at_dst[LOOK_PAGES], at_src[LOOK_PAGES];
+    ssize_t want;
+
+    n = n < LOOK_PAGES ? n : LOOK_PAGES;
+    want = (ssize_t)(n * sizeof *at_dst);
+    if (pread(m->pagemap, at_dst, (size_t)want, (off_t)((uintptr_t)dst / PAGE_BYTES * sizeof *at_dst)) !=
+            want ||
+        pread(m->pagemap, at_src, (size_t)want, (off_t)((uintptr_t)src / PAGE_BYTES * sizeof *at_src)) !=
+            want)
+        return 0;
+    while (i < n && at_dst[i] & IS_THERE && !(at_src[i] & IS_THERE))
+        i++;
+    return i;
+}
+
+/* One call. Linux 6.18 moves runs of pages, but keeps the EAGAIN of a try of its own that failed before (a
+ * writer had just changed the first page's entry): what it moves then is not counted, it tries again, and
+ * finds the pages at their destination (move_pages in mm/userfaultfd.c). So after EEXIST it has to be looked
+ * up whether they have been moved. Nobody else can have filled `dst`: see uffd_move() in engine.h. */
+static int move_some(struct memd *m, char *dst, const char *src, uint64_t bytes, uint64_t mode,
+                     uint64_t *ret_moved)
+{
+    struct uffdio_move move = {
+        .dst = (uintptr_t)dst, .src = (uintptr_t)src, .len = bytes, .mode = mode | UFFDIO_MOVE_MODE_DONTWAKE};
+    int err = call(m->uffd_a, UFFDIO_MOVE, &move);
+
+    *ret_moved = move.move > 0 ? (uint64_t)move.move : 0;
+    if (err == -EEXIST && !*ret_moved)
+        *ret_moved = gone_over(m, dst, src, bytes) * PAGE_BYTES;
+    return *ret_moved == bytes ? 0 : err;
+}
+
+int uffd_move_once(struct memd *m, void *dst, const void *src)
+{
+    uint64_t moved;
+
+    return move_some(m, dst, src, PAGE_BYTES, 0, &moved);
+}
+
+int uffd_move(struct memd *m, void *dst, const void *src, uint64_t bytes, uint64_t mode, uint64_t *ret_moved)
+{
+    uint64_t done = 0, moved;
     unsigned stalled = 0;
     int err = 0;
 
     while (done < bytes) {
-        struct uffdio_move move = {.dst = (uintptr_t)dst + done,
-                                   .src = (uintptr_t)src + done,
-                                   .len = bytes - done,
-                                   .mode = mode | UFFDIO_MOVE_MODE_DONTWAKE};
-        err = call(uffd, UFFDIO_MOVE, &move);
-        if (move.move > 0) {
-            done += (uint64_t)move.move;
+        err = move_some(m, (char *)dst + done, (const char *)src + done, bytes - done, mode, &moved);
+        done += moved;
+        if (moved) {
             stalled = 0;
             continue;
         }
@@ -173,8 +268,8 @@ int pagemap_scan(struct memd *m, const void *hva, uint64_t bytes, const struct s
                               .end = (uintptr_t)hva + bytes,
                               .vec = (uintptr_t)vec,
                               .vec_len = nvec,
-                              .category_inverted = q->inverted,
-                              .category_mask = q->mask,
+                              .category_inverted = q->inverted | m->guards,
+                              .category_mask = q->mask | m->guards,
                               .category_anyof_mask = q->anyof,
                               .return_mask = q->ret};
     int n;

@@ -4,6 +4,8 @@
  * engine.work, lets API callers in between, and sleeps when there is nothing to do.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/pager.h"
+#include "memd/engine/sample.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -59,6 +61,8 @@ static bool turn(struct memd *m)
     refs_flush_all(m);
     more |= apply_step(m);
     more |= scan_step(m);
+    more |= pager_step(m);
+    more |= sample_step(m);
     hold_release(m, !more);
     if (now - m->cpu_sampled_ns >= STATS_EVERY_NS) {
         m->cpu_sampled_ns = now;
@@ -76,6 +80,8 @@ static int sleep_ms(struct memd *m)
     if (m->session.state == SESSION_NONE && !(m->flags & MEMD_OPEN_NO_DAEMON) && m->session.retry_ns < due)
         due = m->session.retry_ns;
     due = apply_ns < due ? apply_ns : due;
+    due = pager_due_ns(m) < due ? pager_due_ns(m) : due;
+    due = sample_due_ns(m) < due ? sample_due_ns(m) : due;
     if (due <= now) /* due, but not possible yet: waits for ring room or tokens */
         return 2;
     uint64_t ms = (due - now) / 1000000 + 1;
@@ -108,7 +114,8 @@ void *worker_main(void *arg)
     struct memd *m = arg;
 
     /* background: whatever the VMM's own threads want comes first */
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), m->worker_nice ? m->worker_nice : NICE_DEFAULT);
+    if (!m->filtered)
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), m->worker_nice ? m->worker_nice : NICE_DEFAULT);
     while (!atomic_load(&m->stopping)) {
         work_lock_worker(m);
         bool more = turn(m);

@@ -134,6 +134,24 @@ fi
 is_state g1 off || fail "merge on g3 switched g1 on"
 ctl 0 merge on
 
+# ---- out of RAM and back; the guest goes on checking its pages all the while
+seq 1000000 3000000 >"$tmp/image"
+guest text "$bin/memvm" --image "$tmp/image"
+ctl 0 pageout text --timeout 60
+out "^text: [0-9.]+ [KM]iB taken out of RAM$"
+[ "$(of text page_outs)" -gt 1000 ] || fail "pageout packed $(of text page_outs) pages"
+ctl 0 status
+out "^swapped +[0-9.]+ [KM]iB +in [0-9.]+ [KM]iB of swap files"
+ctl 0 pagein text --timeout 60
+out "^text: [0-9.]+ [KM]?i?B brought back into RAM$"
+ctl 0 pageout text --bytes 1M --timeout 60
+ctl 0 pageout text --timeout 60
+outs=$(metric 'memd_vm_page_outs_total{vm="text",id="[0-9]*",domain="vm:text"}')
+[ "$outs" -gt 1000 ] || fail "/metrics: $outs page-outs"
+ctl 1 pageout nobody
+err "no VM 'nobody'"
+guest_end text
+
 # ---- unmerged, and left so
 ctl 0 unmerge g1
 out "^unmerged: g1$"
@@ -178,7 +196,7 @@ ctl 3 status
 sed 's/^MemAvailable: .*/MemAvailable:       1024 kB/' /proc/meminfo >"$tmp/meminfo"
 # shellcheck disable=SC2016
 memd_start unshare --mount -- sh -c 'mount --bind "$1" /proc/meminfo && shift && exec "$@"' sh "$tmp/meminfo" \
-    "$bin/memd"
+    "$bin/memd" --free-soft 0 --free-hard 0 --free-low 0
 guest g5 "$bin/memvm"
 ctl 0 settle --timeout 90
 sharing=$(of g5 pages_sharing)

@@ -102,6 +102,8 @@ static void fill_vm(struct core_vm *vm, uint32_t id)
     if (id <= 2)
         strcpy(vm->name, id == 1 ? "alpha" : "beta");
     snprintf(vm->domain, sizeof vm->domain, "tenant-%u", id);
+    vm->resident_bytes = vm->target_bytes = 90ull << 20;
+    vm->terms = (struct budget_terms){.reservation_bytes = 64ull << 20, .shares = 500};
     strcpy(vm->state, settled ? "settled" : "merging");
     snprintf(vm->release, sizeof vm->release, "%s", MEMD_VERSION);
     vm->c = (struct core_counters){
@@ -114,13 +116,27 @@ static void fill_vm(struct core_vm *vm, uint32_t id)
         .full_scans = 7,
         .merges = 12345,
         .cow_breaks = 67,
+        .broken_pages = 23,
         .saved_bytes = 160ull << 20,
         .metadata_bytes = 1 << 20,
         .net_saved_bytes = settled ? 150ll << 20 : -4096,
         .cpu_ns = 1500000001,
         .vmas_used = 2200,
         .vmas_limit = 32765,
+        .working_set_bytes = 40ull << 20,
     };
+    vm->ws = (struct core_working_set){.periods = 12,
+                                       .period_ms = 30010,
+                                       .bytes = 40ull << 20,
+                                       .error_bytes = 6ull << 20,
+                                       .samplable_bytes = 120ull << 20,
+                                       .merged_bytes = 39ull << 20,
+                                       .written_bytes = 12ull << 20,
+                                       .nidle = 2,
+                                       .idle_ms = {30000, 60000},
+                                       .idle_bytes = {80ull << 20, 60ull << 20}};
+    vm->latency[WIRE_TIER_PARKED] = (struct core_latency){
+        .count = 3, .sum_ns = 9000, .p50_ns = 1536, .p99_ns = 7000, .buckets = {1, 1, 0, 1}};
 }
 
 int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
@@ -128,6 +144,7 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     pthread_mutex_lock(&lock);
     int error = fake.snapshot_error;
     unsigned nvms = fake.nvms;
+    bool alarm = fake.alarm;
     pthread_mutex_unlock(&lock);
     if (error)
         return error;
@@ -142,6 +159,10 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     snapshot->domains[0].vms = 1;
     snapshot->domains[0].frames = 1000;
     snapshot->domains[0].frame_bytes = 4096000;
+    snapshot->domains[0].memory = (struct core_memory){BUDGET_SOFT, 1ull << 30, 900ull << 20, 0};
+    snapshot->memory =
+        (struct core_memory){alarm ? BUDGET_LOW : BUDGET_HIGH, 8ull << 30, 3ull << 30, 256ull << 20};
+    snapshot->alarm = alarm;
     snapshot->pid = (int32_t)getpid();
     snprintf(snapshot->version, sizeof snapshot->version, "%s", MEMD_VERSION);
     snprintf(snapshot->run_dir, sizeof snapshot->run_dir, "%s", core->config.run_dir);
@@ -185,6 +206,41 @@ int core_merge_set(struct core *core, const char *vm, bool on)
     return result;
 }
 
+int core_budget_set(struct core *core, const char *domain, uint64_t bytes, char ret_reason[CORE_REASON_BYTES])
+{
+    (void)core;
+    pthread_mutex_lock(&lock);
+    int result = domain && strcmp(domain, "tenant-1") ? -ENOENT : command(NULL);
+    if (!result && bytes && bytes < 64 << 20) {
+        snprintf(ret_reason, CORE_REASON_BYTES, "1 MiB are less than the 64 MiB that are reserved");
+        result = -ERANGE;
+    }
+    if (!result) {
+        fake.last_budget = bytes;
+        snprintf(fake.last_vm, sizeof fake.last_vm, "%s", domain ? domain : "(all)");
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int core_vm_set(struct core *core, const char *vm, unsigned terms, const struct budget_terms *value,
+                struct budget_terms *ret_terms, char ret_reason[CORE_REASON_BYTES])
+{
+    (void)core;
+    pthread_mutex_lock(&lock);
+    int result = command(vm);
+    if (!result && terms & CORE_TERM_LIMIT && value->limit_bytes && value->limit_bytes < 64 << 20) {
+        snprintf(ret_reason, CORE_REASON_BYTES, "a limit of 1 MiB is below the reservation of 64 MiB");
+        result = -ERANGE;
+    }
+    if (!result) {
+        fake.last_terms = *ret_terms = *value;
+        fake.last_which = terms;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
 static int job_start(struct core *core, enum core_job_kind kind, const char *vm, uint64_t *ret_job)
 {
     pthread_mutex_lock(&lock);
@@ -220,6 +276,18 @@ int core_estimate_start(struct core *core, size_t nvms, const char *const *vms, 
     return result ? result : job_start(core, CORE_JOB_ESTIMATE, NULL, ret_job);
 }
 
+int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job)
+{
+    fake.last_paging = *what;
+    return job_start(core, CORE_JOB_PAGEOUT, vm, ret_job);
+}
+
+int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job)
+{
+    fake.last_paging = (struct core_paging){.bytes = bytes};
+    return job_start(core, CORE_JOB_PAGEIN, vm, ret_job);
+}
+
 static void job_end(struct core_job *job, int error, const char *reason)
 {
     job->progress = 1;
@@ -230,6 +298,7 @@ static void job_end(struct core_job *job, int error, const char *reason)
     job->zero_bytes = 200ull << 20;
     job->duplicate_bytes = 100ull << 20;
     job->frame_bytes = 30ull << 20;
+    job->paged_bytes = 20ull << 20;
 }
 
 int core_job_poll(struct core *core, uint64_t id, struct core_job *ret_job)

@@ -19,6 +19,11 @@ struct fake_core {
     char last_vm[CORE_NAME_BYTES]; /* "(all)" for NULL */
     bool last_on;
     size_t last_nvms;
+    struct core_paging last_paging;
+    bool alarm;
+    uint64_t last_budget;
+    struct budget_terms last_terms;
+    unsigned last_which;
     unsigned commands, cancels, polls;
 };
 

@@ -23,18 +23,21 @@ compare() {
 compare memd memd.8
 
 "$bin/memctl" --help >"$tmp/help" || fail "memctl --help"
-commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z]*\( \(list\|show\|on\|off\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
-[ "$(wc -l <<<"$commands")" = 10 ] || fail "memctl --help lists other commands: $commands"
+commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z-]*\( \(list\|show\|set\|on\|off\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
+[ "$(wc -l <<<"$commands")" = 15 ] || fail "memctl --help lists other commands: $commands"
 while read -r command; do
     # shellcheck disable=SC2086
     "$bin/memctl" $command --help >>"$tmp/help" || fail "memctl $command --help"
-    plain "$man/memctl.1" | grep -qE "^(\.BR? \"?)?$command\b" || fail "memctl.1 does not describe $command"
+    plain "$man/memctl.1" | grep -E "^(\.BR? \"?)?$command\b" >/dev/null || fail "memctl.1 does not describe $command"
 done <<<"$commands"
 echo "--merge" >>"$tmp/help" # an option of memd, which an example starts
 compare memctl memctl.1
 
 "$bin/memvm" --help >"$tmp/help" 2>&1 || fail "memvm --help"
 compare memvm memvm.1
+
+"$bin/memd-run" --help >"$tmp/help" || fail "memd-run --help"
+compare memd-run memd-run.1
 
 # the file takes every option that takes a value, by its name without dashes
 "$bin/memd" --help | sed -n 's/^  --\([a-z-]*\) .*/\1/p' | grep -vxE 'config|daemon|help|version' >"$tmp/keys"

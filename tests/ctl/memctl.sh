@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # ---- without a daemon: 3, and the line says what to do
-for command in status "vm list" "vm show x" "merge on" "unmerge all" settle estimate; do
+for command in status "vm list" "vm show x" working-set "merge on" "unmerge all" settle estimate; do
     # shellcheck disable=SC2086
     ctl 3 $command
     err "^memctl: no memd at $dir/control.sock; start memd, or .*--run-dir or MEMD_RUN_DIR"
@@ -25,9 +25,9 @@ err "^Usage: memctl"
 ctl 2 frobnicate
 err "unknown command 'frobnicate'; see memctl --help"
 ctl 2 vm
-err '`memctl vm` needs list\|show; see'
+err '`memctl vm` needs list\|show\|set; see'
 ctl 2 vm eat alpha
-err "needs list\|show, not 'eat'"
+err "needs list\|show\|set, not 'eat'"
 ctl 2 merge maybe
 err "needs on\|off, not 'maybe'"
 ctl 2 status extra
@@ -55,8 +55,9 @@ err "too long for a socket"
 ctl 2 status --run-dir
 # ---- help: of everything, of each command, of a family; on stdout, with 0
 ctl 0 --help
-help_of=$(sed -n 's/^  \([a-z]*\( list\| show\| on\| off\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
-for command in status "vm list" "vm show" "merge on" "merge off" unmerge settle estimate doctor version; do
+help_of=$(sed -n 's/^  \([a-z-]*\( list\| show\| set\| on\| off\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
+for command in status "vm list" "vm show" "vm set" working-set budget "merge on" "merge off" unmerge settle estimate pageout pagein \
+    doctor version; do
     grep -qx "$command" <<<"$help_of" || fail "memctl --help does not list '$command'"
     # shellcheck disable=SC2086
     ctl 0 $command --help
@@ -64,7 +65,7 @@ for command in status "vm list" "vm show" "merge on" "merge off" unmerge settle 
     out "--run-dir DIR"
 done
 ctl 0 vm --help
-[ "$(grep -c ^Usage: "$tmp/out")" = 2 ] || fail "memctl vm --help"
+[ "$(grep -c ^Usage: "$tmp/out")" = 3 ] || fail "memctl vm --help"
 ctl 0 -h
 ctl 0 --version
 out '^memctl [0-9]+\.[0-9]+\.[0-9]+$'
@@ -94,6 +95,7 @@ curl -sS --unix-socket "$dir/control.sock" http://memd/v1/status | cmp - "$tmp/o
 
 ctl 0 vm list
 [ "$(wc -l <"$tmp/out")" = 3 ] || fail "vm list"
+out "^ *2 +beta .* 30000 +10000 +23 " # zero, merged, written and still there
 ctl 0 vm list --json
 out '"name": "beta"'
 fake nvms=0
@@ -107,6 +109,9 @@ fake
 ctl 0 vm show beta
 out "^pages_sharing +9000$"
 out "^ineligible shared +8.0 KiB$"
+out "^working_set bytes +40.0 MiB$"
+out "^1 min 0 s +60.0 MiB +50.0%$"
+out "^parked +3 +3.0 us +1.5 us +7.0 us$"
 ctl 0 vm show 2 --json
 out '"name": "beta"'
 for name in gamma .. a/b '' '%41' "$(printf 'a\001b')" "$(printf '%0400d' 0)"; do
@@ -114,6 +119,22 @@ for name in gamma .. a/b '' '%41' "$(printf 'a\001b')" "$(printf '%0400d' 0)"; d
     [ -s "$tmp/err" ] || fail "vm show '$name' said nothing"
     ! grep -q "$(printf '\001')" "$tmp/err" || fail "a control character reached the terminal"
 done
+
+ctl 0 working-set
+out "^ID +NAME +GUEST +SAMPLED +IN USE +\+/- +OTHER +MERGED +WRITTEN +IDLE 30.0 s +IDLE 1 min 0 s"
+out "^ +1  alpha +256 MiB +120 MiB +40.0 MiB +6.0 MiB +0 B +39.0 MiB +12.0 MiB +80.0 MiB +60.0 MiB"
+[ "$(wc -l <"$tmp/out")" = 3 ] || fail "working-set of all"
+ctl 0 working-set beta
+[ "$(wc -l <"$tmp/out")" = 2 ] || fail "working-set of one"
+ctl 0 working-set 2 alpha --json
+out '"idle_bytes": 62914560'
+out '"samplable_bytes": 125829120'
+[ "$(grep -c '"working_set"' "$tmp/out")" = 2 ] || fail "working-set of two as JSON"
+ctl 1 working-set gamma
+err "no VM 'gamma' is connected"
+fake nvms=0
+ctl 0 working-set
+out "^no VM is connected$"
 
 fake
 ctl 0 merge off
@@ -132,6 +153,58 @@ fake snapshot_error=-110
 ctl 1 status
 err "did not answer within 5 s"
 
+# ---- budgets
+fake
+ctl 0 budget
+out "^budget 8.0 GiB, used 3.0 GiB, head-room 256 MiB: memory is high$"
+out "^tenant-1  1.0 GiB  900 MiB +0 B  soft$"
+out "^alpha  256 MiB +90.0 MiB  90.0 MiB  64.0 MiB +-  +500 +0.0  allowed$"
+ctl 0 status
+out "^used +3.0 GiB  by VMs and memd; budget 8.0 GiB; memory is high$"
+ctl 0 budget --json
+curl -sS --unix-socket "$dir/control.sock" http://memd/v1/budget | cmp - "$tmp/out" ||
+    fail "budget --json is not what GET /v1/budget answers"
+fake alarm=1
+ctl 0 budget
+out "^alarm: no new VM is let in"
+ctl 0 status
+out "^alarm: memory is low"
+fake
+ctl 0 budget 4G
+out "^budget: 4.0 GiB$"
+[ "$(tell get last_vm) $(tell get last_budget)" = "(all) 4294967296" ] || fail "budget 4G set something else"
+ctl 0 budget off --domain tenant-1
+out "^budget of tenant-1: none$"
+[ "$(tell get last_vm) $(tell get last_budget)" = "tenant-1 0" ] || fail "budget off --domain set something else"
+ctl 1 budget 1M
+err "^memctl: 1 MiB are less than the 64 MiB that are reserved$"
+ctl 1 budget 1G --domain nowhere
+err "no domain 'nowhere' is in memd's configuration"
+for size in 0 lots -1 1Q 17000000T; do
+    ctl 2 budget -- "$size"
+    err "neither a size"
+done
+ctl 2 budget --domain tenant-1
+ctl 2 budget 1G --json
+ctl 2 budget 1G 2G
+ctl 0 vm set alpha reservation=1G limit=2G shares=7 swap=never
+out "^alpha: set$"
+[ "$(tell get last_terms)" = "15 1073741824 2147483648 7 1" ] || fail "vm set: $(tell get last_terms)"
+ctl 0 vm set beta limit=none
+[ "$(tell get last_vm) $(tell get last_terms)" = "beta 2 0 0 0 0" ] || fail "limit=none: $(tell get last_terms)"
+ctl 1 vm set alpha limit=1M
+err "^memctl: a limit of 1 MiB is below the reservation of 64 MiB$"
+ctl 1 vm set gamma shares=1
+err "no VM 'gamma' is connected"
+for term in limit limit= limit=x colour=red shares=-1 shares=none swap=off =1; do
+    ctl 2 vm set alpha "$term"
+    err "is none of reservation=SIZE"
+done
+ctl 1 vm set alpha/x shares=1
+ctl 1 vm set alpha shares=20000000
+err "shares at most 10000000"
+ctl 2 vm set alpha
+
 # ---- jobs
 fake
 ctl 0 unmerge beta
@@ -147,6 +220,16 @@ ctl 0 estimate
 out "^of 512 MiB of guest memory 200 MiB are zero, and 100 MiB duplicates that need 30.0 MiB of frames$"
 out "^merging would save 270 MiB \(52.7%\)$"
 [ "$(tell get last_nvms)" = 0 ] || fail "estimate named VMs"
+ctl 0 pageout alpha
+out "^alpha: 20.0 MiB taken out of RAM$"
+ctl 0 pageout alpha --bytes 20M --timeout 30
+ctl 0 pagein beta
+out "^beta: 20.0 MiB brought back into RAM$"
+[ "$(tell get last_vm)" = beta ] || fail "pagein beta asked for something else"
+ctl 1 pageout gamma
+err "no VM 'gamma'"
+ctl 2 pageout alpha --bytes lots
+ctl 2 pageout
 ctl 0 estimate alpha 2 --json
 out '"would_save_bytes": 283115520'
 [ "$(tell get last_nvms)" = 2 ] || fail "estimate did not name two VMs"

@@ -26,6 +26,8 @@ static int set_field(const char *name, int number)
         fake.job_polls = (unsigned)number;
     else if (!strcmp(name, "job_error"))
         fake.job_error = number;
+    else if (!strcmp(name, "alarm"))
+        fake.alarm = number;
     else if (!strcmp(name, "nvms"))
         fake.nvms = (unsigned)number;
     else
@@ -41,6 +43,12 @@ static void get_field(const char *name)
         puts(fake.last_on ? "on" : "off");
     else if (!strcmp(name, "last_nvms"))
         printf("%zu\n", fake.last_nvms);
+    else if (!strcmp(name, "last_budget"))
+        printf("%llu\n", (unsigned long long)fake.last_budget);
+    else if (!strcmp(name, "last_terms"))
+        printf("%u %llu %llu %u %d\n", fake.last_which, (unsigned long long)fake.last_terms.reservation_bytes,
+               (unsigned long long)fake.last_terms.limit_bytes, fake.last_terms.shares,
+               fake.last_terms.swap_never);
     else if (!strcmp(name, "commands"))
         printf("%u\n", fake.commands);
     else if (!strcmp(name, "cancels"))

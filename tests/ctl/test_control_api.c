@@ -35,6 +35,11 @@ static void every_route_answers(void **state)
     assert_int_equal(server_status_of("POST", "/v1/unmerge", "{\"vm\": \"all\"}"), 202);
     assert_int_equal(server_status_of("POST", "/v1/settle", NULL), 202);
     assert_int_equal(server_status_of("POST", "/v1/settle", "{}"), 202);
+    assert_int_equal(server_status_of("POST", "/v1/pageout", "{\"vm\": \"alpha\"}"), 202);
+    assert_true(fake.last_paging.all && fake.last_paging.bytes == UINT64_MAX);
+    assert_int_equal(server_status_of("POST", "/v1/pageout", "{\"vm\": \"alpha\", \"bytes\": 5000}"), 202);
+    assert_true(!fake.last_paging.all && fake.last_paging.bytes == 8192 && fake.last_paging.park_ms);
+    assert_int_equal(server_status_of("POST", "/v1/pagein", "{\"vm\": \"alpha\"}"), 202);
     assert_int_equal(server_status_of("POST", "/v1/estimate", "{}"), 202);
     assert_int_equal(server_status_of("POST", "/v1/estimate", "{\"vms\": [\"alpha\", \"2\"]}"), 202);
     assert_int_equal(server_status_of("GET", "/v1/jobs/1", NULL), 200);
@@ -166,6 +171,12 @@ static void bad_bodies_are_refused(void **state)
         {"/v1/unmerge", NULL},
         {"/v1/unmerge", "{\"vm\": null}"},
         {"/v1/unmerge", "{\"vm\": [\"all\"]}"},
+        {"/v1/pageout", NULL},
+        {"/v1/pageout", "{\"bytes\": 4096}"},
+        {"/v1/pageout", "{\"vm\": \"alpha\", \"bytes\": 0}"},
+        {"/v1/pageout", "{\"vm\": \"alpha\", \"bytes\": -1}"},
+        {"/v1/pageout", "{\"vm\": \"alpha\", \"bytes\": \"1M\"}"},
+        {"/v1/pagein", "{\"vm\": \"\"}"},
         {"/v1/settle", "{\"timeout\": 3}"},
         {"/v1/settle", "null"},
         {"/v1/estimate", "{\"vms\": \"alpha\"}"},

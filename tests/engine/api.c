@@ -118,7 +118,8 @@ static void region_errors(void **state)
     BAD(bytes, PAGE + 1);
     BAD(bytes, UINT64_MAX - PAGE + 1);
     BAD(bytes, 1ull << 52);
-    BAD(flags, 1);
+    BAD(flags, 2);
+    BAD(flags, UINT32_MAX);
 #undef BAD
     EQUALS(region, 99);
     /* a page each, with gaps */

@@ -153,6 +153,12 @@ static void vanish_anywhere(void **state)
     rig_close(&rig);
 }
 
+static bool is_ready(struct script_vm *vm, void *arg)
+{
+    (void)arg;
+    return vm->state == VM_READY;
+}
+
 /* Between READY and ADOPTED the guest writes, discards, pins: no frame field of the map may change. */
 static void slow_to_adopt(void **state)
 {
@@ -183,7 +189,8 @@ static void slow_to_adopt(void **state)
             OK(memd_pin(rig.memd, rig.region, 0, CHUNK));
             OK(memd_unpin(rig.memd, rig.region, 0, CHUNK));
         }
-        usleep(300000); /* READY comes in this time, and rounds pass */
+        CHECK(script_wait(rig.vm, is_ready, NULL, SCRIPT_WAIT_MS), "the engine does not come back");
+        usleep(300000); /* rounds would pass */
         pthread_mutex_lock(&rig.script->lock);
         EQUALS(rig.vm->state, VM_READY);
         rig.script->hold_adopted = false;

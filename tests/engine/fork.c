@@ -21,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -239,14 +241,133 @@ static int no_descriptors(void *arg)
     CHECK(pid > 0 && !setrlimit(RLIMIT_NOFILE, &limit), "fork, setrlimit");
     check_rests(&rig, go[1]);
     EQUALS(kit_wait(pid), 0);
+    CHECK(script_fence(rig.vm), "the session is over");
+    EQUALS(kit_stats(rig.memd).merges, 612); /* what was proposed meanwhile */
     rig_check(&rig, unique);
-    _exit(0); /* merging rests for good: nothing can be closed that waits for it */
+    rig_close(&rig);
+    return 0;
 }
 
 static void forked_without_descriptors(void **state)
 {
     (void)state;
     kit_reap(kit_fork(no_descriptors, NULL));
+}
+
+/* More children at once than the engine can know one by one: it rests as long as one of them lives. */
+#define CROWD 150u
+
+static void crowd(void **state)
+{
+    struct rig rig = fork_open(unique);
+    struct child c = {.rig = &rig, .contents = unique};
+    pid_t pid[CROWD];
+    int go[2];
+
+    (void)state;
+    CHECK(!pipe2(go, O_CLOEXEC), "pipe");
+    c.go = go[0];
+    EQUALS(rig_merge(&rig, 0, 512), 512);
+    for (unsigned i = 0; i < CROWD; i++)
+        pid[i] = kit_fork(look, &c);
+    uint64_t merges = kit_stats(rig.memd).merges;
+    script_merge(rig.vm, rig.region, 512, script_frames(rig.script, rig_page(&rig, 512), 100), 100);
+    for (unsigned i = 0; i < CROWD; i++) {
+        if (i == CROWD / 2 || i == CROWD - 1)
+            usleep(RESTS_MS * 1000);
+        EQUALS(kit_stats(rig.memd).merges, merges);
+        CHECK(write(go[1], "x", 1) == 1, "write"); /* one of them ends */
+        pid_t gone = waitpid(-1, NULL, 0);
+        CHECK(gone > 0, "waitpid: %s", strerror(errno));
+    }
+    (void)pid;
+    CHECK(script_fence(rig.vm), "the session is over");
+    EQUALS(kit_stats(rig.memd).merges, merges + 100);
+    rig_check(&rig, unique);
+    close(go[0]);
+    close(go[1]);
+    rig_close(&rig);
+}
+
+/* ---- a tracer that holds the child at birth */
+
+/* Until a byte comes, or all who could write one are gone. */
+static int trace_parent(void *arg)
+{
+    const int *pipes = arg; /* [0], [1]: we trace; [2], [3]: the child may go on */
+    pid_t parent = getppid(), held = 0;
+    int status;
+    char byte = 't';
+
+    close(pipes[3]);
+    CHECK(!ptrace(PTRACE_SEIZE, parent, NULL, PTRACE_O_TRACEFORK), "PTRACE_SEIZE: %s", strerror(errno));
+    CHECK(write(pipes[1], &byte, 1) == 1, "write");
+    while (!held) {
+        pid_t pid = waitpid(-1, &status, __WALL);
+        CHECK(pid > 0, "waitpid: %s", strerror(errno));
+        if (pid != parent && WIFSTOPPED(status))
+            held = pid;
+        else if (WIFSTOPPED(status))
+            ptrace(PTRACE_CONT, pid, NULL, status >> 16 ? 0 : WSTOPSIG(status));
+    }
+    /* the parent's own stop, if it came second */
+    while (read(pipes[2], &byte, 1) < 0 || waitpid(parent, &status, __WALL | WNOHANG) > 0)
+        ptrace(PTRACE_CONT, parent, NULL, 0);
+    ptrace(PTRACE_DETACH, held, NULL, 0);
+    return 0;
+}
+
+static void traced(void **state)
+{
+    struct rig rig = fork_open(unique);
+    struct child c = {.rig = &rig, .contents = unique, .go = -1};
+    int pipes[4];
+    char byte;
+
+    (void)state;
+    CHECK(!pipe2(pipes, O_CLOEXEC) && !pipe2(pipes + 2, O_CLOEXEC | O_NONBLOCK), "pipe");
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+    EQUALS(rig_merge(&rig, 0, 512), 512);
+    pid_t tracer = kit_fork(trace_parent, pipes);
+    CHECK(read(pipes[0], &byte, 1) == 1, "no tracer");
+    alarm(ORPHAN_S);
+    pid_t pid = kit_fork(look, &c); /* comes back though the child has not run */
+    alarm(0);
+    CHECK(write(pipes[3], "x", 1) == 1, "write");
+    kit_reap(pid);
+    kit_reap(tracer);
+    CHECK(script_fence(rig.vm), "the session is over");
+    EQUALS(rig_merge(&rig, 512, 100), 100);
+    rig_check(&rig, unique);
+    for (unsigned i = 0; i < 4; i++)
+        close(pipes[i]);
+    rig_close(&rig);
+}
+
+/* ---- a vfork() child works on its parent's memory */
+
+static void vforked(void **state)
+{
+    const char *san = getenv("MEMD_SAN");
+    volatile int discarded = -1;
+
+    (void)state;
+    if (san && !strcmp(san, "thread")) {
+        print_message("skipped: ThreadSanitizer makes vfork() a fork()\n");
+        skip();
+    }
+    struct rig rig = fork_open(unique);
+    EQUALS(rig_merge(&rig, 0, 512), 512);
+    pid_t pid = vfork();
+    if (!pid) {
+        discarded = memd_discard(rig.memd, rig.region, 0, 8 * PAGE);
+        _exit(0);
+    }
+    kit_reap(pid);
+    EQUALS(discarded, 0);
+    for (uint32_t i = 0; i < NPAGES; i++)
+        CHECK(guest_differs(rig_page(&rig, i), i < 8 ? 0 : unique(i)) < 0, "page %u differs", i);
+    rig_close(&rig);
 }
 
 /* What the daemon says meanwhile waits, and the worker sleeps. */
@@ -522,6 +643,8 @@ int main(void)
         cmocka_unit_test(excluded),       cmocka_unit_test(inherited_after_close),
         cmocka_unit_test(grandchild),     cmocka_unit_test(forked_without_descriptors),
         cmocka_unit_test(worker_rests),   cmocka_unit_test(many_forks),
+        cmocka_unit_test(crowd),          cmocka_unit_test(traced),
+        cmocka_unit_test(vforked),
     };
 
     kit_begin();

@@ -253,6 +253,21 @@ GUEST long guest_differs(const void *page, uint64_t what)
     return -1;
 }
 
+bool guest_poisoned(const void *hva)
+{
+    int fds[2];
+    char byte;
+
+    CHECK(!pipe(fds), "pipe");
+    ssize_t n = write(fds[1], hva, 1);
+    CHECK(n == 1 || errno == EFAULT, "write: %s", strerror(errno));
+    if (n == 1)
+        CHECK(read(fds[0], &byte, 1) == 1, "read");
+    close(fds[0]);
+    close(fds[1]);
+    return n != 1;
+}
+
 /* ---- the kernel's view */
 
 static bool smaps_field(const char *line, const char *name, uint64_t *sum)

@@ -78,6 +78,8 @@ void guest_read_bytes(void *to, const void *hva, size_t bytes);
 void guest_fill(void *page, uint64_t what);
 /* Offset of the first byte that is not content `what`, or -1. */
 long guest_differs(const void *page, uint64_t what);
+/* The kernel cannot read it, either: EFAULT, and no signal. */
+bool guest_poisoned(const void *hva);
 
 /* ---- the kernel's view */
 

@@ -164,6 +164,38 @@ int script_unmerge(struct script_vm *vm)
     return result;
 }
 
+uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32_t park_ms, uint32_t flags)
+{
+    uint64_t id = 0;
+
+    pthread_mutex_lock(&vm->script->lock);
+    struct wire_rec_page *rec = reserve_wait(vm, type, 0, sizeof *rec);
+    if (rec) {
+        rec->id = id = ++vm->next_page_id;
+        rec->pages = pages;
+        rec->park_ms = park_ms;
+        rec->flags = flags;
+        orders_publish(vm);
+    }
+    pthread_mutex_unlock(&vm->script->lock);
+    return id;
+}
+
+struct wire_rec_paged script_paged(struct script_vm *vm, uint64_t id)
+{
+    uint64_t limit = kit_ms() + 3 * SCRIPT_WAIT_MS;
+
+    pthread_mutex_lock(&vm->script->lock);
+    while (vm->state == VM_LIVE && vm->paged.id != id) {
+        CHECK(kit_ms() < limit, "%s does not answer a PAGEOUT or PAGEIN", vm->name);
+        rest(vm->script, 5);
+    }
+    struct wire_rec_paged paged = vm->paged;
+    CHECK(paged.id == id, "the session ended");
+    pthread_mutex_unlock(&vm->script->lock);
+    return paged;
+}
+
 void script_merging(struct script_vm *vm, bool on)
 {
     pthread_mutex_lock(&vm->script->lock);

@@ -169,6 +169,14 @@ static void take_token(struct script_vm *vm, const struct wire_rec_token *rec, u
     }
 }
 
+static void take_paged(struct script_vm *vm, const struct wire_rec_paged *rec, uint32_t bytes)
+{
+    if (bytes != sizeof *rec || rec->id != vm->paged.id + 1 || rec->id > vm->next_page_id)
+        script_violation(vm, "PAGED nobody asked for, or out of order");
+    else
+        vm->paged = *rec;
+}
+
 static void take_record(struct script_vm *vm, const void *buf, uint32_t bytes)
 {
     const struct wire_rec *rec = buf;
@@ -190,6 +198,9 @@ static void take_record(struct script_vm *vm, const void *buf, uint32_t bytes)
     case WIRE_REC_FENCED:
     case WIRE_REC_DONE:
         take_token(vm, buf, bytes);
+        break;
+    case WIRE_REC_PAGED:
+        take_paged(vm, buf, bytes);
         break;
     default:
         script_violation(vm, "record of type %u", rec->type);

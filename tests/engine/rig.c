@@ -2,6 +2,7 @@
 /* Theory of operation: see rig.h. */
 #include "rig.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define CLOSE_MS 10000u
@@ -11,15 +12,60 @@ static bool has_region(struct script_vm *vm, void *region)
     return vm->region[*(uint32_t *)region].used;
 }
 
+static void join(struct rig *rig)
+{
+    rig->region = kit_region(rig->memd, rig->ram, rig->npages * PAGE);
+    rig->vm = script_wait_vm(rig->script, "vm");
+    CHECK(script_wait(rig->vm, has_region, &rig->region, SCRIPT_WAIT_MS), "the region was not announced");
+}
+
 struct rig rig_open_at(const struct script_options *options, void *ram, uint32_t npages)
 {
     struct rig rig = {.script = script_open(options), .ram = ram, .npages = npages};
 
     rig.memd = kit_engine("vm", rig.script->run_dir);
-    rig.region = kit_region(rig.memd, ram, npages * PAGE);
-    rig.vm = script_wait_vm(rig.script, "vm");
-    CHECK(script_wait(rig.vm, has_region, &rig.region, SCRIPT_WAIT_MS), "the region was not announced");
+    join(&rig);
     return rig;
+}
+
+static _Atomic unsigned lost;
+static _Atomic uint64_t lost_gpa;
+
+static void on_poison(void *ctx, uint64_t gpa, uint64_t bytes)
+{
+    (void)ctx;
+    CHECK(bytes == PAGE, "%llu bytes", (unsigned long long)bytes);
+    atomic_store(&lost_gpa, gpa);
+    atomic_fetch_add(&lost, 1);
+}
+
+static void say_nothing(void *ctx, enum memd_log_level level, const char *message)
+{
+    (void)ctx, (void)level, (void)message;
+}
+
+struct rig rig_open_losing(const struct script_options *options, void *ram, uint32_t npages)
+{
+    struct rig rig = {.script = script_open(options), .ram = ram, .npages = npages};
+    const struct memd_options o = {.size = sizeof o,
+                                   .name = "vm",
+                                   .run_dir = rig.script->run_dir,
+                                   .log = say_nothing,
+                                   .poison = on_poison};
+
+    atomic_store(&lost, 0);
+    OK(memd_open(&o, &rig.memd));
+    join(&rig);
+    return rig;
+}
+
+unsigned rig_lost(uint64_t *ret_gpa)
+{
+    unsigned n = atomic_load(&lost);
+
+    if (ret_gpa)
+        *ret_gpa = atomic_load(&lost_gpa);
+    return n;
 }
 
 struct rig rig_open(const struct script_options *options, uint32_t npages, uint64_t (*contents)(uint32_t))

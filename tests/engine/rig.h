@@ -20,6 +20,9 @@ struct rig {
 struct rig rig_open(const struct script_options *options, uint32_t npages, uint64_t (*contents)(uint32_t));
 /* The same around memory the test has mapped. */
 struct rig rig_open_at(const struct script_options *options, void *ram, uint32_t npages);
+/* The same with an engine that is expected to complain, and to lose pages. */
+struct rig rig_open_losing(const struct script_options *options, void *ram, uint32_t npages);
+unsigned rig_lost(uint64_t *ret_gpa); /* pages the VMM was told of since; and where the last one is */
 /* Closes the engine (which must succeed), then the script, and unmaps the memory. */
 void rig_close(struct rig *rig);
 

@@ -228,11 +228,13 @@ static void take_hello(struct script_vm *vm, const struct wire_msg_hello *hello)
 
     CHECK(!getsockopt(vm->sock, SOL_SOCKET, SO_PEERCRED, &cred, &bytes), "SO_PEERCRED");
     memcpy(vm->name, hello->name, sizeof vm->name);
+    bool wants_swap = hello->flags & WIRE_HELLO_WANT_SWAP;
     if (!memchr(vm->name, 0, sizeof vm->name) || !vm->name[0] || hello->version_max < WIRE_VERSION_MIN)
         script_violation(vm, "HELLO");
     vm->name[sizeof vm->name - 1] = 0;
     vm->pid = cred.pid;
     vm = vm_recall(vm);
+    vm->wants_swap = wants_swap;
     welcome(vm, hello);
 }
 
@@ -264,6 +266,20 @@ static void take_region(struct script_vm *vm, const struct wire_msg_region_add *
     CHECK(r->held, "no memory");
 }
 
+/* O_DIRECT where the file system has it, as a daemon does. */
+static void send_swap(struct script_vm *vm)
+{
+    const struct script_options *o = &vm->script->options;
+    struct wire_msg_swap msg = {.max_bytes = o->swap_max ? o->swap_max : UINT64_MAX};
+    int fd = open(o->swap, O_RDWR | O_CREAT | O_CLOEXEC | O_DIRECT, 0600);
+
+    if (fd < 0)
+        fd = open(o->swap, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(fd >= 0, "%s: %s", o->swap, strerror(errno));
+    OK(script_send_fds(vm->sock, &msg, WIRE_SWAP, sizeof msg, &fd, 1));
+    close(fd);
+}
+
 static void go_live(struct script_vm *vm)
 {
     struct wire_msg msg;
@@ -275,6 +291,8 @@ static void go_live(struct script_vm *vm)
     }
     vm->state = VM_LIVE;
     vm->sessions_seen++;
+    if (vm->script->options.swap && vm->wants_swap)
+        send_swap(vm);
     if (vm->script->options.budget) {
         struct wire_rec_budget *b = orders_reserve(vm, WIRE_REC_BUDGET, 0, sizeof *b);
         struct wire_rec head = b->r;

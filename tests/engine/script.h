@@ -48,6 +48,8 @@ struct script_options {
     enum script_match match;
     uint32_t store_blocks;                /* 0: 64 */
     const struct wire_rec_budget *budget; /* sent to every engine that joins; NULL: none */
+    const char *swap;                     /* file that engines get as their swap file; NULL: none */
+    uint64_t swap_max;                    /* bytes it may become; 0: no limit */
 };
 
 struct script_region {
@@ -74,7 +76,7 @@ struct script_vm {
     int sock, kick_up, kick_down, shm_fd;
     struct wire_shm *shm;
     struct ring up, down;
-    bool said_bye;
+    bool said_bye, wants_swap;
     struct script_region region[WIRE_REGIONS_MAX];
 
     struct script_proposal proposal[SCRIPT_PROPOSALS_MAX];
@@ -82,8 +84,10 @@ struct script_vm {
     uint32_t fence_bound[SCRIPT_TOKENS]; /* next_id when a FENCE or UNMERGE was sent, by its id */
     uint64_t next_token, fenced, done;
     int done_error;
-    uint32_t exports_asked; /* EXPORTs without EXPORTED */
-    uint64_t ready_sum;     /* of all frame fields at READY */
+    uint64_t next_page_id;
+    struct wire_rec_paged paged; /* the last PAGED */
+    uint32_t exports_asked;      /* EXPORTs without EXPORTED */
+    uint64_t ready_sum;          /* of all frame fields at READY */
 
     /* counted since the script began */
     uint64_t hashes, surveyed, results, nonsense, merged, refused[8], dropped, exported, not_exported;
@@ -170,6 +174,10 @@ uint32_t script_merge(struct script_vm *vm, uint32_t region, uint32_t page, uint
 bool script_fence(struct script_vm *vm);
 /* UNMERGE, and wait for DONE: 0 or the positive errno; -1: the session ended first. */
 int script_unmerge(struct script_vm *vm);
+/* PAGEOUT or PAGEIN; returns its id, 0 if it could not be sent. */
+uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32_t park_ms, uint32_t flags);
+/* Waits for the PAGED of this order, which must be the last one given. */
+struct wire_rec_paged script_paged(struct script_vm *vm, uint64_t id);
 /* Merging off and on again, which also ends the effect of UNMERGE. */
 void script_merging(struct script_vm *vm, bool on);
 void script_break(struct script_vm *vm, uint32_t region, uint32_t page);

@@ -20,11 +20,13 @@
 
 #include <cmocka.h>
 
-#define NVMS      3u
-#define NPAGES    1536u /* three chunks */
-#define ROUNDS    4u    /* after the expected numbers are there, they must stay */
-#define CLOSE_MS  10000u
-#define SETTLE_MS 30000u
+#define NVMS       3u
+#define NPAGES     1536u /* three chunks */
+#define HOT_PAGES  96u
+#define HOT_ROUNDS 16u
+#define ROUNDS     4u /* after the expected numbers are there, they must stay */
+#define CLOSE_MS   10000u
+#define SETTLE_MS  30000u
 
 /* ---- a VM: a child that does as it is told */
 
@@ -371,6 +373,31 @@ static void break_and_again(void **state)
     host_close(&h);
 }
 
+/* What is written in every round is looked at ever more seldom, and found all the same when it rests. */
+static void hot(void **state)
+{
+    const uint64_t all = NVMS * NPAGES;
+    struct host h;
+
+    (void)state;
+    host_open(&h);
+    for (unsigned i = 0; i < NVMS; i++)
+        fill(&h.guest[i], 0, NPAGES, 5);
+    for (unsigned k = 0; k < HOT_ROUNDS; k++) {
+        for (uint32_t p = 0; p < HOT_PAGES; p++) /* contents of their own */
+            fill(&h.guest[0], p, 1, 1000 + k * HOT_PAGES + p);
+        script_wait_rounds(h.guest[0].vm, 1);
+    }
+    expect(&h, "written again and again",
+           (struct table){all - HOT_PAGES, 0, 1, all - HOT_PAGES - 1, HOT_PAGES});
+    verify(&h);
+    fill(&h.guest[0], 0, HOT_PAGES, 5);
+    expect(&h, "all equal", (struct table){all, 0, 1, all - 1, 0});
+    verify(&h);
+    check_pfns(&h, true);
+    host_close(&h);
+}
+
 /* selftests: discarded pages are zero, and lose their references; zero pages come back when written. */
 static void discard_and_zero(void **state)
 {
@@ -402,9 +429,8 @@ static void discard_and_zero(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ltp_ksm01),
-        cmocka_unit_test(mixed),
-        cmocka_unit_test(break_and_again),
+        cmocka_unit_test(ltp_ksm01),        cmocka_unit_test(mixed),
+        cmocka_unit_test(break_and_again),  cmocka_unit_test(hot),
         cmocka_unit_test(discard_and_zero),
     };
 

@@ -90,6 +90,25 @@ static bool has_region(struct script_vm *vm, void *arg)
     return vm->region[0].used;
 }
 
+static void page(uint16_t type, uint32_t flags)
+{
+    script_paged(rig.vm, script_page(rig.vm, type, UINT64_MAX, 0, flags));
+}
+
+/* Touched while parked and while packed, brought home, and out again when the fork comes. */
+static void page_out_and_in(void)
+{
+    memset(rig_page(&rig, 600), 1, PAGE);
+    page(WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_PARK);
+    guest_read(rig_page(&rig, 600));
+    page(WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL);
+    guest_read(rig_page(&rig, 600));
+    page(WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP);
+    guest_read(rig_page(&rig, 600));
+    page(WIRE_REC_PAGEIN, 0);
+    page(WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP);
+}
+
 static void work(void)
 {
     rig.vm = script_wait_vm(rig.script, "vm");
@@ -101,6 +120,7 @@ static void work(void)
         guest_fill(rig_page(&rig, i), contents(i));
     CHECK(script_wait(rig.vm, no_breaks, NULL, SCRIPT_WAIT_MS), "writes are not seen");
     merge(0, 512); /* heals what was written */
+    page_out_and_in();
 }
 
 static void work_more(void)
@@ -118,13 +138,17 @@ static void work_more(void)
     script_appear(rig.script);
     script_wait_back(rig.vm, sessions);
     script_wait_rounds(rig.vm, 3);
+    guest_fill(rig_page(&rig, 31), 88888); /* who takes the region back has to ask for pins */
 }
 
 int main(void)
 {
     struct wire_rec_budget budget = script_budget_full();
-    struct script_options options = {.budget = &budget};
+    char swap[160];
+    struct script_options options = {.budget = &budget, .swap = swap};
     pthread_t api;
+
+    snprintf(swap, sizeof swap, "%s/probe.swap", kit_tmp());
 
     rig.npages = NPAGES;
     rig.ram = guest_map(NPAGES * PAGE, false);

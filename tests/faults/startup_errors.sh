@@ -95,6 +95,7 @@ else
 fi
 
 # ---- and with none of this wrong, it starts where it just refused to, and ends leaving nothing
+: >"$tmp/memd.out" # of the first one
 "${memd[@]}" >"$tmp/memd.out" 2>>"$tmp/memd.err" &
 memd_pid=$!
 await 10 memd_is_ready || fail "memd did not get ready"

@@ -67,7 +67,10 @@ check_headers() {
         done < <(hosted '*.h')
     done
     # what embedders include belongs to C++ programs, too
-    clang++ -Iinclude -fsyntax-only -Wall -Wextra -Werror -x c++ include/memd/memd.h || status=1
+    for header in include/memd/memd.h include/memd/balloon.h; do
+        [ -f "$header" ] || continue
+        clang++ -Iinclude -fsyntax-only -Wall -Wextra -Werror -x c++ "$header" || status=1
+    done
     return $status
 }
 
@@ -95,8 +98,13 @@ memd/engine         memd/((common|engine)/)?[a-z_]+\.h
 memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h
 memd/ctl            memd/(ctl/)?[a-z_]+\.h
 memd/preload        memd/((common|engine|preload)/)?[a-z_]+\.h
-bench/memvm         memd/[a-z_]+\.h|bench/memvm/.*\.h|bench/memvm/payload/payload\.c
-bench/dedup         memd/[a-z_]+\.h|bench/dedup/.*\.h|bench/memvm/mkimage/recipe\.h
+balloon-driver/device memd/balloon\.h|balloon-driver/device/[a-z_]+\.h
+balloon-driver/guest balloon-driver/guest/[a-z_]+\.h
+bench/memvm         memd/[a-z_]+\.h|balloon-driver/guest/balloon\.h|bench/memvm/.*\.h|bench/memvm/payload/(payload|balloon)\.c
+bench/common        memd/memd\.h|bench/common/.*\.h
+bench/dedup         memd/[a-z_]+\.h|bench/(common|dedup)/.*\.h|bench/memvm/mkimage/recipe\.h
+bench/qemu          bench/(common|qemu)/.*\.h
+bench/pager         memd/[a-z_]+\.h|bench/(common|pager)/.*\.h|bench/memvm/(mkimage/files|payload/page)\.h
 docs/examples       memd/memd\.h
 LAYERS
     return $status
@@ -147,7 +155,7 @@ check_docs() {
         echo "$doc: there is no $path"
         status=1
     done < <(files '*.md' | xargs -r grep -HoE \
-        '\b(bench|dist|docs|include|memd|mk|tests|tools)/[A-Za-z0-9_./-]*\.(awk|[ch]|in|map|md|mk|sh|txt)\b' |
+        '\b(balloon-driver|bench|dist|docs|include|memd|mk|tests|tools)/[A-Za-z0-9_./-]*\.(awk|[ch]|in|map|md|mk|sh|txt)\b' |
         tr ':' ' ' | sort -u)
     while IFS=: read -r doc target; do
         target=${target#](}

@@ -32,7 +32,7 @@ stand_in id 'echo 1000'
 stand_in apt-get "echo \"\$*\" >>$MEMD_TEST_TMP/apt; exit 0"
 
 stand_in dpkg-query 'printf installed'
-run build test lint
+run build test guest lint
 [ "$ret_status" = 0 ] && [ -z "$ret_output" ] || fail "nothing missing: $ret_status, $ret_output"
 
 stand_in dpkg-query 'exit 1'

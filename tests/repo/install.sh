@@ -43,26 +43,32 @@ list "$tmp/stage/usr/local" >"$tmp/staged"
 list "$tmp/prefix" >"$tmp/plain"
 diff "$tmp/staged" "$tmp/plain" || fail "DESTDIR and PREFIX install different files"
 [ "$(list "$tmp/stage" | grep -cv '^usr/local/')" = 0 ] || fail "files outside of PREFIX: $(list "$tmp/stage")"
-for file in bin/memd bin/memctl include/memd/memd.h include/memd/wire.h lib/libmemd.a lib/libmemd.so \
+for file in bin/memd bin/memctl bin/memd-run lib/memd/libmemd-preload.so include/memd/memd.h include/memd/balloon.h include/memd/wire.h lib/libmemd.a lib/libmemd.so \
     lib/libmemd.so.0 "lib/libmemd.so.$version" lib/pkgconfig/memd.pc lib/systemd/system/memd.service \
     share/doc/memd/README.md share/doc/memd/LICENSE share/doc/memd/examples/embed.c \
-    share/man/man8/memd.8 share/man/man1/memctl.1; do
+    share/man/man8/memd.8 share/man/man1/memctl.1 share/man/man1/memd-run.1 share/doc/memd/qemu.md; do
     grep -qxF "$file" "$tmp/plain" || fail "$file was not installed: $(cat "$tmp/plain")"
 done
 in_tree uninstall DESTDIR="$tmp/stage"
 [ -z "$(list "$tmp/stage")" ] || fail "uninstall left $(list "$tmp/stage")"
-[ ! -e "$tmp/stage/usr/local/share/doc/memd" ] || fail "uninstall left an empty directory"
+[ -z "$(ls -A "$tmp/stage")" ] || fail "uninstall left $(find "$tmp/stage")"
+mkdir -p "$tmp/stage/usr/local/bin" "$tmp/stage/usr/local/share/man/man1"
+in_tree install DESTDIR="$tmp/stage"
+in_tree install DESTDIR="$tmp/stage" # over itself
+in_tree uninstall DESTDIR="$tmp/stage"
+[ "$(cd "$tmp/stage/usr/local" && find . -mindepth 1 -printf '%P\n' | sort | xargs)" = "bin share share/man share/man/man1" ] ||
+    fail "uninstall left, or took away what it had not made: $(find "$tmp/stage")"
 ! grep -rn '@[A-Z]*@' "$tmp/prefix/lib/pkgconfig" "$tmp/prefix/lib/systemd" || fail "a place was not filled in"
 ! grep -rlF "$MEMD_SOURCE_DIR/" "$tmp/prefix/lib/pkgconfig" "$tmp/prefix/lib/systemd" || fail "names the source"
 
-echo "-- what the libraries export: the functions of memd.h, no more, no less"
-sed -n 's/^[a-z].*[ *]\(memd_[a-z_]*\)(.*/\1/p' "$MEMD_SOURCE_DIR/include/memd/memd.h" | sort >"$tmp/declared"
-[ -s "$tmp/declared" ] || fail "no function found in memd.h"
+echo "-- what the libraries export: the functions of memd.h and balloon.h, no more, no less"
+sed -n 's/^[a-z].*[ *]\(memd_[a-z_]*\)(.*/\1/p' "$MEMD_SOURCE_DIR"/include/memd/{memd,balloon}.h | sort >"$tmp/declared"
+[ -s "$tmp/declared" ] || fail "no function found in the headers"
 nm -D --defined-only --format=posix "$tmp/prefix/lib/libmemd.so" | awk '$2 != "A" {sub(/@.*/, "", $1); print $1}' |
     sort >"$tmp/shared"
 nm -g --defined-only --format=posix "$tmp/prefix/lib/libmemd.a" | awk 'NF >= 3 {print $1}' | sort >"$tmp/static"
-diff "$tmp/declared" "$tmp/shared" || fail "libmemd.so and memd.h differ"
-diff "$tmp/declared" "$tmp/static" || fail "libmemd.a and memd.h differ"
+diff "$tmp/declared" "$tmp/shared" || fail "libmemd.so and its headers differ"
+diff "$tmp/declared" "$tmp/static" || fail "libmemd.a and its headers differ"
 grep -q 'SONAME.*\[libmemd\.so\.0\]' <<<"$(readelf -d "$tmp/prefix/lib/libmemd.so")" || fail "soname is not libmemd.so.0"
 [ "$(readlink "$tmp/prefix/lib/libmemd.so.0")" = "libmemd.so.$version" ] || fail "libmemd.so.0 leads elsewhere"
 

@@ -89,7 +89,11 @@ static void every_option_reaches_its_field(void **state)
     assert_int_equal(LOAD("--run-dir", "/r", "--state-dir=/s", "--merge", "off", "--merge-across-nodes", "on",
                           "--cpu-cap", "1.25", "--store-max", "3G", "--quiet-ms", "7", "--round-ms-max", "70",
                           "--huge-share", "33", "--heal-rate", "44", "--vmas-percent", "55", "--log-level",
-                          "debug", "--daemon", "--nodes", "3", "--proc-root", "/p", "--sys-root", "/y"),
+                          "debug", "--daemon", "--nodes", "3", "--proc-root", "/p", "--sys-root", "/y",
+                          "--swap", "off", "--swap-max", "5G", "--budget", "9G", "--budget-soft", "10",
+                          "--budget-hard", "20", "--budget-low", "130", "--free-soft", "30", "--free-hard",
+                          "20", "--free-low", "11", "--headroom", "12", "--idle-tax", "13", "--refault-limit",
+                          "1.5", "--stall-limit", "2.5"),
                      0);
     assert_string_equal(config.core.run_dir, "/r");
     assert_string_equal(config.core.state_dir, "/s");
@@ -107,6 +111,19 @@ static void every_option_reaches_its_field(void **state)
     assert_int_equal(config.core.nodes, 3);
     assert_string_equal(config.core.proc_root, "/p");
     assert_string_equal(config.core.sys_root, "/y");
+    assert_false(config.core.swap);
+    assert_int_equal(config.core.swap_bytes_max, 5ull << 30);
+    assert_int_equal(config.core.budget_bytes, 9ull << 30);
+    assert_int_equal(config.core.budget_soft_percent, 10);
+    assert_int_equal(config.core.budget_hard_percent, 20);
+    assert_int_equal(config.core.budget_low_percent, 130);
+    assert_int_equal(config.core.free_soft_percent, 30);
+    assert_int_equal(config.core.free_hard_percent, 20);
+    assert_int_equal(config.core.free_low_percent, 11);
+    assert_int_equal(config.core.headroom_percent, 12);
+    assert_int_equal(config.core.idle_tax_percent, 13);
+    assert_true(config.core.refault_percent > 1.49 && config.core.refault_percent < 1.51);
+    assert_true(config.core.stall_percent > 2.49 && config.core.stall_percent < 2.51);
 }
 
 static void later_sources_win(void **state)
@@ -168,6 +185,8 @@ static void bad_values_are_refused(void **state)
         {"--store-max", "2000T", "at most 1024T"},
         {"--store-max", "99999999999999999999T", "not a size"},
         {"--vmas-percent", "91", "from 1 to 90"},
+        {"--sample-pages", "4097", "from 0 to 4096"},
+        {"--sample-ms", "99", "from 100 to 3600000"},
         {"--nodes", "9", "from 0 to 8"},
         {"--log-level", "loud", "error, warn, info or debug"},
         {"--run-dir", "", "empty path"},
@@ -289,6 +308,38 @@ static void a_file_may_be_written_freely(void **state)
     assert_int_equal(two->nuids, 0);
 }
 
+static void vms_have_terms(void **state)
+{
+    (void)state;
+    assert_int_equal(load_file("[vm web-*]\nreservation = 64M\nlimit = 1G\nshares = 12\nswap = never\n"
+                               "[domain d]\nbudget = 3G\nuids = 1\n[vm *]\nswap = allowed\n[vm a?[bc]]\n"
+                               "[memd]\nmerge = off\n"),
+                     0);
+    assert_int_equal(config.core.nvm_rules, 3);
+    const struct core_vm_rule *web = &config.core.vm_rules[0];
+    assert_string_equal(web->pattern, "web-*");
+    assert_int_equal(web->terms.reservation_bytes, 64 << 20);
+    assert_int_equal(web->terms.limit_bytes, 1 << 30);
+    assert_int_equal(web->terms.shares, 12);
+    assert_true(web->terms.swap_never);
+    assert_string_equal(config.core.vm_rules[1].pattern, "*");
+    assert_false(config.core.vm_rules[1].terms.swap_never);
+    assert_int_equal(config.core.domains[0].budget_bytes, 3ull << 30);
+    assert_int_equal(config.core.domains[0].nuids, 1);
+    assert_false(config.core.merge);
+}
+
+static void thresholds_are_in_order(void **state)
+{
+    (void)state;
+    assert_int_not_equal(LOAD("--budget-soft", "97"), 0);
+    assert_says("must not fall: 97, 96, 100");
+    assert_int_not_equal(LOAD("--budget-low", "95"), 0);
+    assert_int_not_equal(LOAD("--free-low", "5"), 0);
+    assert_says("must not rise: 6, 4, 5");
+    assert_int_equal(LOAD("--free-soft", "0", "--free-hard", "0", "--free-low", "0"), 0);
+}
+
 static void users_have_names(void **state)
 {
     (void)state;
@@ -319,7 +370,20 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[domain a b]\n", "'a b' is no domain name"},
         {"[domain ../x]\n", "is no domain name"},
         {"[domain a]\n[domain b]\n[domain a]\n", "test.conf:3: domain 'a' is opened twice"},
-        {"[domain a]\ngids = 1\n", "test.conf:2: unknown key 'gids'; a domain has uids"},
+        {"[domain a]\ngids = 1\n", "test.conf:2: unknown key 'gids'; a domain has uids and budget"},
+        {"[domain a]\nbudget = lots\n", "test.conf:2: budget: 'lots' is not a size"},
+        {"[domain a]\nbudget = 1G\nbudget = 2G\n", "test.conf:3: 'budget' is given twice"},
+        {"[vm]\n", "unknown section [vm]"},
+        {"[vm a b]\n", "'a b' is no VM's name"},
+        {"[vm a]\n[vm b]\n[vm a]\n", "test.conf:3: [vm a] is there twice"},
+        {"[vm a]\nuids = 1\n", "test.conf:2: unknown key 'uids'; a VM has reservation"},
+        {"[vm a]\nlimit = 2000T\n", "test.conf:2: limit: '2000T' is not a size"},
+        {"[vm a]\nlimit = 1G\nlimit = 1G\n", "test.conf:3: 'limit' is given twice"},
+        {"[vm a]\nshares = 0\n", "from 1 to 10000000"},
+        {"[vm a]\nshares = -1\n", "test.conf:2: shares: '-1'"},
+        {"[vm a]\nswap = off\n", "'off' is neither never nor allowed"},
+        {"[vm a]\nlimit = 1M\nreservation = 2M\n[vm b]\n", "[vm a]: the limit is below the reservation"},
+        {"[vm a]\nreservation = 2M\nlimit = 1M\n", "[vm a]: the limit is below the reservation"},
         {"[domain a]\nuids = 4294967295\n", "'4294967295' is neither a uid nor a user"},
         {"[domain a]\nuids = -1\n", "'-1' is neither"},
         {"[domain a]\nuids = 1, no-such-user-here\n", "'no-such-user-here' is neither"},
@@ -349,6 +413,12 @@ static void a_file_has_limits(void **state)
         at += (size_t)sprintf(content + at, "[domain d%d]\n", i);
     assert_int_not_equal(load_file(content), 0);
     assert_says("test.conf:65: more than 64 domains");
+
+    at = 0;
+    for (int i = 0; i <= CORE_VM_RULES_MAX; i++)
+        at += (size_t)sprintf(content + at, "[vm v%d]\n", i);
+    assert_int_not_equal(load_file(content), 0);
+    assert_says("test.conf:257: more than 256 [vm] sections");
 
     at = (size_t)sprintf(content, "[domain d]\n");
     for (int i = 0; i < CORE_UIDS_MAX; i++)
@@ -394,11 +464,14 @@ static void the_example_is_right(void **state)
         }
     if (load_file_bytes(content, bytes))
         fail_msg("%s", error_text);
-    assert_int_equal(noptions, 12);
+    assert_int_equal(noptions, 27);
     core_config_default(&expected);
     assert_int_equal(config.core.ndomains, 1);
     config.core.ndomains = 0;
     memset(config.core.domains, 0, sizeof config.core.domains);
+    assert_int_equal(config.core.nvm_rules, 1);
+    config.core.nvm_rules = 0;
+    memset(config.core.vm_rules, 0, sizeof config.core.vm_rules);
     config.core.cpu_cap = expected.cpu_cap; /* the machine's */
     assert_memory_equal(&config.core, &expected, sizeof expected);
     assert_int_equal(config.log_level, MEMD_LOG_INFO);
@@ -450,6 +523,8 @@ int main(void)
         TEST(help_names_every_option_and_its_default),
         TEST(paths_are_made_absolute_and_fit),
         TEST(a_file_may_be_written_freely),
+        TEST(vms_have_terms),
+        TEST(thresholds_are_in_order),
         TEST(users_have_names),
         TEST(mistakes_in_a_file_are_named_by_line),
         TEST(a_file_has_limits),

@@ -2,6 +2,7 @@
 /* What memvm's guests write into pages, and that they notice every way of losing a write. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -98,9 +99,33 @@ static void shares_cover_all_pages(void **state)
     }
 }
 
+static void hot_pages_are_so_many_and_each_once(void **state)
+{
+    enum { PAGES = 3 * PAGE_BLOCK + 500 };
+    static bool hot[PAGES];
+
+    (void)state;
+    for (uint32_t percent = 1; percent < 100; percent += 7) {
+        uint64_t n = page_hot_count(PAGES, percent), are = 0;
+        assert_int_equal(n, 3 * PAGE_BLOCK / 100 * percent);
+        memset(hot, 0, sizeof hot);
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t page = page_hot(i, percent);
+            assert_true(page < PAGES && !hot[page]);
+            hot[page] = true;
+        }
+        for (uint64_t page = 0; page < PAGES; page++) {
+            assert_int_equal(page_is_hot(page, PAGES, percent), hot[page]);
+            are += hot[page];
+        }
+        assert_int_equal(are, n);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hot_pages_are_so_many_and_each_once),
         cmocka_unit_test(sums_returned_are_those_of_the_bytes),
         cmocka_unit_test(any_changed_word_changes_the_sum),
         cmocka_unit_test(sum_with_says_what_a_store_will_make),

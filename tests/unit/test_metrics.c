@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #define FAMILIES_MAX 256
-#define SAMPLES_MAX  4096
+#define SAMPLES_MAX  16384
 
 /* ---------------------------------------------------------------- a reader of the format */
 
@@ -54,7 +54,7 @@ static bool ends_with(const char *text, const char *end)
  * samples. */
 static void read_comment(const char *line)
 {
-    static const char *const types[] = {"gauge", "counter", "info"};
+    static const char *const types[] = {"gauge", "counter", "info", "histogram"};
     struct family *family = page.nfamilies ? &page.family[page.nfamilies - 1] : NULL;
     char name[128], word[16];
     bool known = false;
@@ -111,10 +111,14 @@ static const char *read_labels(const char *at)
 static void read_sample(const char *line)
 {
     const struct family *family = &page.family[page.nfamilies - 1];
-    const char *suffix = !strcmp(family->type, "counter") ? "_total"
-                         : !strcmp(family->type, "info")  ? "_info"
-                                                          : "";
-    size_t length = strcspn(line, "{ ");
+    bool histogram = !strcmp(family->type, "histogram");
+    size_t length = strcspn(line, "{ "), name = strlen(family->name);
+    const char *suffix = !strcmp(family->type, "counter")              ? "_total"
+                         : !strcmp(family->type, "info")               ? "_info"
+                         : histogram && !strncmp(line + name, "_b", 2) ? "_bucket"
+                         : histogram && !strncmp(line + name, "_c", 2) ? "_count"
+                         : histogram                                   ? "_sum"
+                                                                       : "";
     char expected[144], *end;
 
     assert_true(page.nfamilies && family->helped);
@@ -260,6 +264,48 @@ static void names_are_escaped(void **state)
     assert_has("memd_domain_frames{domain=\"\\\\\"} 0");
 }
 
+/* Buckets count all that is below their bound, and the last one everything. */
+static void usage_is_there(void **state)
+{
+    struct core_vm vm = {.id = 5,
+                         .name = "web",
+                         .domain = "d",
+                         .ws = {.periods = 1,
+                                .error_bytes = 7,
+                                .samplable_bytes = 8,
+                                .unsampled_bytes = 9,
+                                .written_bytes = 10,
+                                .nidle = 1,
+                                .idle_ms = {30500},
+                                .idle_bytes = {11}}};
+    struct core_snapshot snapshot = {.nvms = 1, .vms = &vm};
+    struct core_latency *swapped = &vm.latency[WIRE_TIER_SWAPPED];
+    (void)state;
+
+    swapped->buckets[0] = 1;
+    swapped->buckets[2] = 2;
+    swapped->buckets[WIRE_LATENCY_BUCKETS - 1] = 3;
+    swapped->sum_ns = 1500000000;
+    format(&snapshot);
+    assert_has("memd_vm_working_set_error_bytes{vm=\"web\",id=\"5\",domain=\"d\"} 7");
+    assert_has("memd_vm_samplable_bytes{vm=\"web\",id=\"5\",domain=\"d\"} 8");
+    assert_has("memd_vm_unsampled_bytes{vm=\"web\",id=\"5\",domain=\"d\"} 9");
+    assert_has("memd_vm_written_bytes{vm=\"web\",id=\"5\",domain=\"d\"} 10");
+    assert_has("memd_vm_idle_bytes{vm=\"web\",id=\"5\",domain=\"d\",seconds=\"30.500\"} 11");
+#define OF(name, more) \
+    "memd_vm_fault_latency_seconds_" name "{vm=\"web\",id=\"5\",domain=\"d\",tier=\"swapped\"" more "} "
+    assert_has(OF("bucket", ",le=\"0.000001024\"") "1");
+    assert_has(OF("bucket", ",le=\"0.000002048\"") "1");
+    assert_has(OF("bucket", ",le=\"0.000004096\"") "3");
+    assert_has(OF("bucket", ",le=\"+Inf\"") "6");
+    assert_has(OF("count", "") "6");
+    assert_has(OF("sum", "") "1.500000000");
+    vm.ws.periods = vm.ws.nidle = 0;
+    free(text);
+    format(&snapshot);
+    assert_null(strstr(text, "memd_vm_samplable_bytes{"));
+}
+
 /* VMs of one name, which a restart can show for a moment, are still two series. */
 static void many_vms_are_told_apart(void **state)
 {
@@ -280,7 +326,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(an_empty_host_is_a_valid_page),     TEST(every_counter_is_there),
         TEST(numbers_are_exact_at_their_limits), TEST(names_are_escaped),
-        TEST(many_vms_are_told_apart),
+        TEST(many_vms_are_told_apart),           TEST(usage_is_there),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

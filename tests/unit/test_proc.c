@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -53,6 +54,48 @@ static void memory(void **state)
     assert_int_equal(proc_read_memory("/nowhere", &m), -ENOENT);
 }
 
+static void anonymous_memory(void **state)
+{
+    uint64_t bytes = 0, page = (uint64_t)sysconf(_SC_PAGESIZE), more;
+    (void)state;
+
+    tree_put("20/statm", "9000 700 200 5 0 300 0\n");
+    assert_int_equal(proc_read_anon(tree_root, 20, &bytes), 0);
+    assert_int_equal(bytes, 500 * page);
+    tree_put("20/statm", "9000 100 200 5 0 300 0\n");
+    assert_int_equal(proc_read_anon(tree_root, 20, &bytes), -EPROTO);
+    tree_put("20/statm", "9000 700\n");
+    assert_int_equal(proc_read_anon(tree_root, 20, &bytes), -EPROTO);
+    assert_int_equal(proc_read_anon(tree_root, 21, &bytes), -ENOENT);
+
+    /* of this process: what it has is counted */
+    assert_int_equal(proc_read_anon("/proc", getpid(), &bytes), 0);
+    /* filled by the kernel: what a sanitizer keeps of accesses is not counted */
+    char *memory =
+        mmap(NULL, 64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    assert_ptr_not_equal(memory, MAP_FAILED);
+    assert_int_equal(proc_read_anon("/proc", getpid(), &more), 0);
+    assert_true(more - bytes > 60 << 20 && more - bytes < 68 << 20);
+    munmap(memory, 64 << 20);
+}
+
+static void stalls(void **state)
+{
+    struct proc_stall stall = {0};
+    (void)state;
+
+    assert_int_equal(proc_read_stall(tree_root, &stall), -ENOENT);
+    tree_put("pressure/memory", "some avg10=1.25 avg60=2.00 avg300=3.00 total=4\n"
+                                "full avg10=0.50 avg60=0.00 avg300=0.00 total=1\n");
+    assert_int_equal(proc_read_stall(tree_root, &stall), 0);
+    assert_true(stall.some > 1.24 && stall.some < 1.26 && stall.full > 0.49 && stall.full < 0.51);
+    tree_put("pressure/memory", "some avg10=2.00 avg60=2.00 avg300=3.00 total=4\n");
+    assert_int_equal(proc_read_stall(tree_root, &stall), 0);
+    assert_true(stall.some > 1.99 && stall.full < 0.01);
+    tree_put("pressure/memory", "none\n");
+    assert_int_equal(proc_read_stall(tree_root, &stall), -EPROTO);
+}
+
 static void map_count(void **state)
 {
     (void)state;
@@ -90,10 +133,9 @@ static void a_pidfd_names_one_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(start_times),
-        cmocka_unit_test(memory),
-        cmocka_unit_test(map_count),
-        cmocka_unit_test(a_pidfd_names_one_process),
+        cmocka_unit_test(start_times),      cmocka_unit_test(memory),
+        cmocka_unit_test(anonymous_memory), cmocka_unit_test(stalls),
+        cmocka_unit_test(map_count),        cmocka_unit_test(a_pidfd_names_one_process),
     };
     return cmocka_run_group_tests(tests, tree_make, tree_remove);
 }

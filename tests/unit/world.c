@@ -104,8 +104,13 @@ static struct region *make_region(struct world_vm *w, uint32_t npages, uint32_t 
     w->map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(w->map, MAP_FAILED);
     w->map->hva = (1ull << 32) + slot * (uint64_t)WIRE_PAGE_BYTES;
-    *region = (struct region){
-        .vm = w->vm, .npages = npages, .map = w->map, .map_bytes = bytes, .map_fd = -1, .node = -1};
+    *region = (struct region){.vm = w->vm,
+                              .npages = npages,
+                              .answer_pages = npages,
+                              .map = w->map,
+                              .map_bytes = bytes,
+                              .map_fd = -1,
+                              .node = -1};
     assert_int_equal(holdings_open(&region->holdings, npages), 0);
     region->first_id = pages_number(&w->vm->core->pages, region, npages);
     assert_int_not_equal(region->first_id, 0);

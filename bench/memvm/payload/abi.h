@@ -7,7 +7,7 @@
  * linearly at virtual address 0, so an offset is a pointer there; a VMM adds its own base. Guest-physical
  * addresses differ from offsets above the 3 GiB hole and concern only the VMM.
  *
- * RAM:  page tables | code | control page | vCPU pages | stacks | table | data pages
+ * RAM:  page tables | code | control page | vCPU pages | stacks | balloon driver | table | data pages
  *
  * Data pages are shared out: vCPU v owns an unbroken range of them, and only the owner reads or writes a data
  * page or its table entry while the guest runs. That makes every check exact without a lock.
@@ -18,29 +18,34 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define ABI_VERSION    2u
+#define ABI_VERSION    3u
 #define ABI_PAGE_BYTES 4096ull
 #define ABI_VCPUS_MAX  4u
 #define ABI_MIB_MIN    8u
 #define ABI_MIB_MAX    65536u /* 64 page directories */
 
-#define ABI_PML4_OFF    0x1000ull
-#define ABI_PDPT_OFF    0x2000ull /* of RAM */
-#define ABI_MMIO_PDPT   0x3000ull
-#define ABI_MMIO_PD     0x4000ull
-#define ABI_PD_OFF      0x10000ull /* one page for each GiB of RAM */
-#define ABI_CODE_OFF    0x80000ull
-#define ABI_CODE_MAX    0x20000ull
-#define ABI_CTL_OFF     0xa0000ull
-#define ABI_VCPU_OFF    0xb0000ull /* one page for each vCPU */
-#define ABI_STACK_OFF   0xc0000ull
-#define ABI_STACK_BYTES 0x4000ull
-#define ABI_TABLE_OFF   0x100000ull
-#define ABI_DATA_ALIGN  0x200000ull /* data starts on a chunk, so that equal images are equally aligned */
+#define ABI_PML4_OFF      0x1000ull
+#define ABI_PDPT_OFF      0x2000ull /* of RAM */
+#define ABI_MMIO_PDPT     0x3000ull
+#define ABI_MMIO_PD       0x4000ull
+#define ABI_PD_OFF        0x10000ull /* one page for each GiB of RAM */
+#define ABI_CODE_OFF      0x80000ull
+#define ABI_CODE_MAX      0x20000ull
+#define ABI_CTL_OFF       0xa0000ull
+#define ABI_VCPU_OFF      0xb0000ull /* one page for each vCPU */
+#define ABI_STACK_OFF     0xc0000ull
+#define ABI_STACK_BYTES   0x4000ull
+#define ABI_BALLOON_OFF   0xd0000ull /* the balloon driver: its rings, then its state */
+#define ABI_BALLOON_BYTES 0x8000ull
+#define ABI_TABLE_OFF     0x100000ull
+#define ABI_DATA_ALIGN    0x200000ull /* data starts on a chunk, so that equal images are equally aligned */
 
 #define ABI_MMIO_VA    0x8000000000ull /* PML4 entry 1 */
 #define ABI_MMIO_GPA   0xd0000000ull   /* in the hole below 4 GiB, outside every slot */
 #define ABI_MMIO_BYTES 0x1000ull
+
+#define ABI_VIRTIO_OFF   0x1000ull /* in the MMIO window: the balloon's virtio-mmio registers, 32 bits each */
+#define ABI_VIRTIO_BYTES 0x200ull
 
 /* 64-bit registers at ABI_MMIO_VA. */
 enum abi_mmio {
@@ -79,9 +84,10 @@ enum abi_state {
 
 /* One for each data page, in RAM at ABI_TABLE_OFF. */
 struct abi_entry {
-    uint64_t sum;     /* page_sum() of what the page must hold */
-    uint32_t writes;  /* how often the guest has rewritten it */
-    uint32_t stamped; /* 1: words 0 and 1 of the page are its stamp and `writes` */
+    uint64_t sum;       /* page_sum() of what the page must hold */
+    uint32_t writes;    /* how often the guest has rewritten it */
+    uint16_t stamped;   /* 1: words 0 and 1 of the page are its stamp and `writes` */
+    uint16_t ballooned; /* 1: in the balloon; it holds what it held before, or zeros */
 };
 _Static_assert(sizeof(struct abi_entry) == 16, "abi_entry");
 
@@ -104,6 +110,10 @@ struct abi_ctl {
     uint32_t zero_percent;   /* of the data pages are filled with zeros, whatever else fills them */
     uint32_t synthesize;     /* 1: fill what the image does not with made content; 0: leave it untouched */
     uint32_t shared_percent; /* of the made pages hold content all guests have, the others unique content */
+    uint32_t balloon;        /* 1: there is a balloon device */
+    uint32_t hot_percent;    /* of the data pages are read by jobs, see page_hot() */
+    uint64_t low_bytes;      /* RAM below the hole; what follows is at guest-physical high_gpa */
+    uint64_t high_gpa;
 
     _Atomic uint64_t doorbell;
     _Atomic uint64_t stop, hold;
@@ -112,6 +122,9 @@ struct abi_ctl {
     _Atomic uint64_t rewrite_gen; /* a new number asks for one pass */
     _Atomic uint64_t job_gen, job_accesses;
     _Atomic uint64_t discard_gen, discard_first, discard_pages;
+    _Atomic uint64_t discard_report; /* 1: by a free-page report, not by a call */
+    _Atomic uint64_t
+        balloon_irqs; /* interrupts of the balloon so far: a doorbell in place of an interrupt line */
 };
 _Static_assert(sizeof(struct abi_ctl) <= ABI_PAGE_BYTES, "abi_ctl");
 
@@ -140,6 +153,7 @@ _Static_assert(ABI_PD_OFF + (ABI_MIB_MAX / 1024) * ABI_PAGE_BYTES <= ABI_CODE_OF
 _Static_assert(ABI_CODE_OFF + ABI_CODE_MAX <= ABI_CTL_OFF, "code");
 _Static_assert(ABI_CTL_OFF + ABI_PAGE_BYTES <= ABI_VCPU_OFF, "control page");
 _Static_assert(ABI_VCPU_OFF + ABI_VCPUS_MAX * ABI_PAGE_BYTES <= ABI_STACK_OFF, "vCPU pages");
-_Static_assert(ABI_STACK_OFF + ABI_VCPUS_MAX * ABI_STACK_BYTES <= ABI_TABLE_OFF, "stacks");
+_Static_assert(ABI_STACK_OFF + ABI_VCPUS_MAX * ABI_STACK_BYTES <= ABI_BALLOON_OFF, "stacks");
+_Static_assert(ABI_BALLOON_OFF + ABI_BALLOON_BYTES <= ABI_TABLE_OFF, "balloon driver");
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The machine under the payload, twice: a vCPU at CPL 3, where RAM starts at virtual address 0, a call is an
- * `outb` and the clock an MMIO load; or, with MEMVM_PAYLOAD_HOST, a plain thread of the VMM, where RAM starts
- * at a base and the same three things are function calls. The payload knows no other difference.
+ * `outb`, the clock and the balloon's registers MMIO; or, with MEMVM_PAYLOAD_HOST, a plain thread of the VMM,
+ * where RAM starts at a base and the same things are function calls. The payload knows no other difference.
  */
 #ifndef MEMVM_PAYLOAD_MACHINE_H
 #define MEMVM_PAYLOAD_MACHINE_H
@@ -41,6 +41,18 @@ static inline void machine_notify(const struct machine *m)
 {
     (void)m;
     *(volatile uint64_t *)(ABI_MMIO_VA + ABI_MMIO_NOTIFY) = 1;
+}
+
+static inline uint32_t machine_virtio_read(const struct machine *m, uint32_t offset)
+{
+    (void)m;
+    return *(volatile uint32_t *)(ABI_MMIO_VA + ABI_VIRTIO_OFF + offset);
+}
+
+static inline void machine_virtio_write(const struct machine *m, uint32_t offset, uint32_t value)
+{
+    (void)m;
+    *(volatile uint32_t *)(ABI_MMIO_VA + ABI_VIRTIO_OFF + offset) = value;
 }
 
 #endif

@@ -10,6 +10,7 @@
 #ifndef MEMVM_PAYLOAD_PAGE_H
 #define MEMVM_PAYLOAD_PAGE_H
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,31 @@
 #define PAGE_WORDS  (ABI_PAGE_BYTES / sizeof(uint64_t))
 #define PAGE_GOLDEN 0x9e3779b97f4a7c15ull
 #define PAGE_MUL    0xd6e8feb86659fd93ull
+
+/*
+ * Hot pages: of every 100 runs of 32 pages `percent`, spread over them; what is left at the end is cold. How
+ * many of `pages` are; which is number `i` of them; whether `page` is one.
+ */
+#define PAGE_RUN   32u
+#define PAGE_BLOCK (100u * PAGE_RUN)
+static_assert(37 * 73 % 100 == 1, "the two multipliers are each other's inverse");
+
+static inline uint64_t page_hot_count(uint64_t pages, uint32_t percent)
+{
+    return pages / PAGE_BLOCK * percent * PAGE_RUN;
+}
+
+static inline uint64_t page_hot(uint64_t i, uint32_t percent)
+{
+    uint64_t run = i / PAGE_RUN;
+
+    return (run / percent * 100 + run % percent * 73 % 100) * PAGE_RUN + i % PAGE_RUN;
+}
+
+static inline int page_is_hot(uint64_t page, uint64_t pages, uint32_t percent)
+{
+    return page / PAGE_BLOCK < pages / PAGE_BLOCK && page / PAGE_RUN % 100 * 37 % 100 < percent;
+}
 
 static inline uint64_t page_rotate(uint64_t x, unsigned bits)
 {

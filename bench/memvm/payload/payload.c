@@ -15,83 +15,33 @@
  * and there are requests, numbered by the VMM and answered with the same number:
  *
  *   rewrite rewrites every page once, in slices between the other workloads
- *   job     random dependent reads, a fixed number, nothing else meanwhile
- *   discard gives pages up to the VMM and expects zeros afterwards
+ *   job     random dependent reads of the hot pages, a fixed number, nothing else meanwhile but for a cold
+ *           page now and then
+ *   discard gives pages up to the VMM, by a call or by a free-page report, and expects zeros afterwards
+ *
+ * and there is a balloon: balloon.c.
  *
  * A page is compared with its entry before it is overwritten too: no workload can hide damage from verify.
  * After a mismatch the entry takes over what was found, so that each is reported once.
  *
  * The file is also compiled into the VMM itself (see machine.h) and then runs on host threads.
  */
-#include "bench/memvm/payload/machine.h"
-#include "bench/memvm/payload/page.h"
+#include "bench/memvm/payload/guest.h"
 
 #define SLICE_PAGES        256u /* looked at between two looks at the clock */
 #define LOAD_PAGES         256u
 #define JOB_SLICE_ACCESSES (1u << 18)
+#define COLD_ACCESSES      (1u << 24) /* of jobs for one of a cold page */
 #define IDLE_MAX_NS        1000000000ull
 #define IDLE_MIN_NS        1000000ull
 #define RATE_MAX           (1ull << 32) /* keeps the sums below in 64 bits */
 #define SECOND_NS          1000000000ull
 #define BACKLOG_NS         (SECOND_NS / 4)
 
-/* How much of a workload is due: `credit` grows by rate * elapsed ns, a page costs SECOND_NS. */
-struct pace {
-    uint64_t rate; /* pages a second of this vCPU; 0 off; ABI_UNLIMITED */
-    uint64_t last_ns;
-    uint64_t credit;
-};
-
-struct guest {
-    struct machine m;
-    struct abi_ctl *ctl;
-    struct abi_vcpu *me;
-    struct abi_entry *table;
-    uint64_t seed, data_off;
-    uint64_t first, end; /* own data pages, [first, end) */
-    uint64_t zero_sum;
-    uint64_t random;
-    struct pace churn, toggle, sweep, verify;
-    uint64_t sweep_at, verify_at, rewrite_at;
-    uint64_t rewrite_gen; /* which the pass under way answers */
-    uint64_t doorbell;
-};
-
-static inline uint64_t *guest_page(const struct guest *g, uint64_t page)
-{
-    return machine_ram(&g->m, g->data_off + page * ABI_PAGE_BYTES);
-}
-
-/* Counters have one writer, this vCPU; the VMM may read any value on the way. */
-static inline void count(_Atomic uint64_t *counter, uint64_t n)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
-
-static inline uint64_t look(const _Atomic uint64_t *field)
-{
-    return atomic_load_explicit(field, memory_order_relaxed);
-}
-
-/* The number of a request; acquire: its arguments are those stored before it. */
-static inline uint64_t request(const _Atomic uint64_t *gen)
-{
-    return atomic_load_explicit(gen, memory_order_acquire);
-}
-
 static uint64_t guest_random(struct guest *g, uint64_t bound)
 {
     g->random = g->random * 6364136223846793005ull + 1442695040888963407ull;
     return (uint64_t)(((unsigned __int128)page_mix(g->random, 0) * bound) >> 64);
-}
-
-static int64_t guest_call(struct guest *g, enum abi_call call, uint64_t a, uint64_t b)
-{
-    g->me->arg[0] = a;
-    g->me->arg[1] = b;
-    machine_call(&g->m, call);
-    return g->me->ret;
 }
 
 /* State and answers are published with release: the VMM that reads them may rely on what they say is done. */
@@ -122,7 +72,7 @@ guest_mismatch(struct guest *g, uint64_t page, uint64_t sum, enum abi_where wher
     entry->stamped = 0;
 }
 
-static void guest_check(struct guest *g, uint64_t page, enum abi_where where)
+void guest_check(struct guest *g, uint64_t page, enum abi_where where)
 {
     uint64_t sum;
 
@@ -131,7 +81,7 @@ static void guest_check(struct guest *g, uint64_t page, enum abi_where where)
     count(&g->me->verify_checks, 1);
 }
 
-static void guest_rewrite(struct guest *g, uint64_t page)
+void guest_rewrite(struct guest *g, uint64_t page)
 {
     struct abi_entry *entry = &g->table[page];
 
@@ -164,7 +114,7 @@ static void guest_fill_page(struct guest *g, uint64_t page, int loaded)
     uint64_t *words = guest_page(g, page);
 
     entry->writes = 0;
-    entry->stamped = 0;
+    entry->stamped = entry->ballooned = 0;
     if (page_mix(g->seed ^ PAGE_MUL, page) % 100 < g->ctl->zero_percent) {
         entry->sum = page_fill_zero(words);
     } else if (loaded) {
@@ -304,11 +254,25 @@ static uint64_t guest_serve_rewrite(struct guest *g)
     for (; g->rewrite_at < g->end && n < SLICE_PAGES; n++)
         guest_rewrite(g, g->rewrite_at++);
     count(&g->me->rewrite_writes, n);
-    if (g->rewrite_at == g->end) {
+    if (g->rewrite_at >= g->end) {
         g->rewrite_at = g->first;
         guest_publish(g, &g->me->rewrite_done, g->rewrite_gen);
     }
     return n;
+}
+
+static void guest_read_cold(struct guest *g, uint64_t accesses)
+{
+    uint64_t pages = g->end - g->first, page;
+
+    g->job_accesses += accesses;
+    if (g->job_accesses < COLD_ACCESSES)
+        return;
+    g->job_accesses = 0;
+    do
+        page = guest_random(g, pages);
+    while (page_is_hot(page, pages, g->ctl->hot_percent));
+    (void)*(volatile uint64_t *)guest_page(g, g->first + page);
 }
 
 /*
@@ -318,20 +282,26 @@ static uint64_t guest_serve_rewrite(struct guest *g)
  */
 static void guest_serve_job(struct guest *g)
 {
-    uint64_t gen = request(&g->ctl->job_gen), pages = g->end - g->first;
+    uint64_t gen = request(&g->ctl->job_gen), pages = page_hot_count(g->end - g->first, g->ctl->hot_percent);
+    uint32_t hot = g->ctl->hot_percent;
+    int some = hot < 100 && pages > 0;
     uint64_t left = look(&g->ctl->job_accesses) / g->ctl->nvcpus;
     uint64_t x = page_mix(g->first, 1), mask = 0, sum = 0;
 
     if (gen == look(&g->me->job_done))
         return;
+    if (!some)
+        pages = g->end - g->first;
     __asm__ volatile("" : "+r"(mask));
     while (left > 0 && !guest_stopping(g)) {
         uint64_t n = left < JOB_SLICE_ACCESSES ? left : JOB_SLICE_ACCESSES;
         left -= n;
+        if (some)
+            guest_read_cold(g, n);
         while (n-- > 0) {
             x = x * 6364136223846793005ull + 1442695040888963407ull;
-            uint64_t page = g->first + (uint64_t)(((unsigned __int128)x * pages) >> 64);
-            uint64_t word = guest_page(g, page)[(x >> 8) % PAGE_WORDS];
+            uint64_t i = (uint64_t)(((unsigned __int128)x * pages) >> 64);
+            uint64_t word = guest_page(g, g->first + (some ? page_hot(i, hot) : i))[(x >> 8) % PAGE_WORDS];
             x += word & mask;
             sum += word;
         }
@@ -344,6 +314,7 @@ static void guest_serve_discard(struct guest *g)
 {
     uint64_t gen = request(&g->ctl->discard_gen);
     uint64_t from = look(&g->ctl->discard_first), to = from + look(&g->ctl->discard_pages);
+    uint64_t report = look(&g->ctl->discard_report);
     int64_t result = 0;
 
     if (gen == look(&g->me->discard_done))
@@ -354,9 +325,15 @@ static void guest_serve_discard(struct guest *g)
         to = g->end;
     for (uint64_t page = from; page < to; page++)
         guest_check(g, page, ABI_WHERE_DISCARD);
-    if (from < to)
+    if (from < to && report)
+        result = guest_report(g, from, to);
+    else if (from < to)
         result = guest_call(g, ABI_CALL_DISCARD, from, to - from);
     for (uint64_t page = from; page < to && result == 0; page++) {
+        if (report) {
+            guest_check_fresh(g, page);
+            continue;
+        }
         g->table[page].sum = g->zero_sum;
         g->table[page].stamped = 0;
         guest_check(g, page, ABI_WHERE_DISCARD);
@@ -417,6 +394,7 @@ static void guest_work(struct guest *g)
         done += g->sweep.rate ? guest_sweep(g, now_ns) : 0;
         done += g->verify.rate ? guest_verify(g, now_ns) : 0;
         done += guest_serve_rewrite(g);
+        done += g->ctl->balloon ? guest_balloon(g) : 0;
         if (done > 0)
             continue;
         guest_idle(g, guest_wait_ns(g));
@@ -429,6 +407,7 @@ void payload_main(struct machine m, unsigned index)
     uint64_t zero_lane[4] = PAGE_LANES;
     struct guest g = {
         .m = m,
+        .index = index,
         .ctl = ctl,
         .me = m.me,
         .table = machine_ram(&m, ABI_TABLE_OFF),
@@ -437,15 +416,18 @@ void payload_main(struct machine m, unsigned index)
         .first = abi_share(ctl->data_pages, index, ctl->nvcpus),
         .end = abi_share(ctl->data_pages, index + 1, ctl->nvcpus),
         .random = page_mix(ctl->seed, index),
+        .balloon_irqs = UINT64_MAX, /* the target may have been set before */
     };
 
     for (size_t i = 0; i < PAGE_WORDS; i++)
         zero_lane[i % 4] = page_step(zero_lane[i % 4], 0);
     g.zero_sum = page_fold(zero_lane);
     g.sweep_at = g.verify_at = g.rewrite_at = g.first;
+    g.all_end = g.end;
 
     guest_publish(&g, &g.me->state, ABI_STATE_FILLING);
     guest_fill(&g);
+    guest_balloon_start(&g);
     if (!guest_stopping(&g)) {
         guest_publish(&g, &g.me->state, ABI_STATE_RUNNING);
         guest_work(&g);

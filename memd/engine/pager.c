@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The pager: carries out orders to take pages out of RAM or to bring them home, a piece at a time on the
+ * worker thread, and keeps what belongs to pages that are out in shape. How a page goes out and comes back:
+ * out.c.
+ *
+ * A PAGEOUT goes round the chunks from where the last one ended, like the hand of a clock. It parks pages
+ * until it has as many as are wanted, gives whoever uses them time to touch them (which brings them home for
+ * the price of a soft fault), and packs those nobody has touched; and so on, until enough is out or it has
+ * been round once.
+ *
+ * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole.
+ *
+ * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
+ * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
+ *
+ * All functions: engine.work held.
+ */
+#include "memd/engine/pager.h"
+
+#include "memd/engine/memory.h"
+#include "memd/engine/out.h"
+#include "memd/engine/sample.h"
+#include "memd/engine/swap.h"
+
+#include <errno.h>
+#include <lz4.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SWEEP_MS       500u
+#define RELEASE_STEP   16u  /* chunks, 40 to 240 us each */
+#define COMPACT_STEP   256u /* objects */
+#define HOME_STEP      64u  /* pages, or what a slow device gives in HOME_NS */
+#define HOME_NS        10000000ull
+#define SEEN_EMPTY     2u /* chunk.missing: and nothing was out in the last sweep */
+#define AREA_LZ4_BYTES 20480u
+#define TRIM_STEP      4u /* clusters of the swap file */
+#define SERVE_BYTES    (2 * PAGE_BYTES)
+#define AREA_BYTES     (SERVE_BYTES + OUT_BATCH_PAGES * PAGE_BYTES + AREA_LZ4_BYTES)
+
+/* ---- life */
+
+int pager_open(struct memd *m)
+{
+    m->pager = calloc(1, sizeof *m->pager);
+    if (!m->pager)
+        return -ENOMEM;
+    m->pager->swap_fd = -1;
+    return 0;
+}
+
+void pager_close(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (!p)
+        return;
+    if (!p->swap && p->swap_fd >= 0)
+        close(p->swap_fd);
+    swapfile_close(p->swap);
+    pool_close(p->pool);
+    if (p->area)
+        munmap(p->area, AREA_BYTES);
+    free(p);
+    m->pager = NULL;
+}
+
+int pager_ready(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (p->pool)
+        return 0;
+    if (!p->area)
+        p->area = place_reserve(AREA_BYTES);
+    if (!p->area || LZ4_sizeofState() > (int)AREA_LZ4_BYTES)
+        return -ENOMEM;
+    p->serve = p->area;
+    p->batch = p->serve + SERVE_BYTES;
+    p->lz4 = p->batch + OUT_BATCH_PAGES * PAGE_BYTES;
+    if (mlock(p->serve, SERVE_BYTES))
+        log_msg(m, MEMD_LOG_WARN,
+                "the fault server's buffer cannot be locked in memory (%d): raise RLIMIT_MEMLOCK", errno);
+    memset(p->serve, 0, SERVE_BYTES);
+    p->pool = pool_open();
+    if (!p->pool)
+        return -ENOMEM;
+    int err = swap_begin(m);
+    if (err) /* pages are packed all the same */
+        log_msg(m, MEMD_LOG_WARN, "the swap file cannot be used (%s)", strerror(-err));
+    return 0;
+}
+
+/* ---- the hand */
+
+static uint32_t chunks_total(const struct memd *m)
+{
+    uint32_t n = 0;
+
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
+        n += m->regions[i] ? m->regions[i]->nchunks : 0;
+    return n;
+}
+
+/* The region the position is in, which moves on past what is gone; NULL: no regions. */
+static struct region *here(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    for (unsigned tries = 0; tries <= MEMD_REGIONS_MAX; tries++) {
+        struct region *r = p->region < MEMD_REGIONS_MAX ? m->regions[p->region] : NULL;
+        if (r && p->chunk < r->nchunks)
+            return r;
+        p->region = (p->region + 1) % MEMD_REGIONS_MAX;
+        p->chunk = p->page = 0;
+    }
+    return NULL;
+}
+
+static void chunk_done(struct pager *p)
+{
+    p->chunk++;
+    p->page = 0;
+    p->left--;
+}
+
+/* ---- which pages of a chunk */
+
+int pager_look(struct memd *m, struct region *r, uint32_t chunk, struct choice *ret_choice)
+{
+    static const struct scan_query present = {
+        .anyof = PAGE_IS_PRESENT, .ret = PAGE_IS_PRESENT | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO | PAGE_IS_HUGE};
+    uint64_t at = (uintptr_t)page_hva(r, chunk_first(r, chunk));
+    uint64_t base = at, end = (uintptr_t)page_hva(r, chunk_end(r, chunk)), walked;
+    struct page_region vec[64];
+
+    *ret_choice = (struct choice){.first = chunk_first(r, chunk)};
+    while (at < end) {
+        int n = pagemap_scan(m, (void *)at, end - at, &present, vec, 64, &walked);
+        if (n < 0 || walked <= at)
+            return n < 0 ? n : -EIO;
+        for (int i = 0; i < n; i++)
+            for (uint64_t a = vec[i].start; a < vec[i].end; a += PAGE_BYTES) {
+                uint32_t k = (uint32_t)((a - base) >> PAGE_SHIFT);
+                ret_choice->there[k] = !(vec[i].categories & PAGE_IS_PFNZERO);
+                ret_choice->written[k] = vec[i].categories & PAGE_IS_WRITTEN;
+                ret_choice->huge |= !!(vec[i].categories & PAGE_IS_HUGE);
+            }
+        at = walked;
+    }
+    return 0;
+}
+
+bool pager_may_go(const struct region *r, const struct choice *c, uint32_t page, bool all)
+{
+    const uint64_t busy = WIRE_PAGE_F_PENDING | WIRE_PAGE_F_DROPPING | WIRE_PAGE_F_PINNED;
+    uint64_t e = page_get(r, page);
+    uint32_t k = page - c->first;
+
+    /* what is there was written, whatever the last round has seen of it */
+    return c->there[k] && entry_state(e) != WIRE_PAGE_BROKEN && entry_state(e) != WIRE_PAGE_SHARED &&
+           !entry_out(e) && !entry_frame(e) && !(e & busy) &&
+           (all || (!c->written[k] && !pending_test(r, page))) && region_segment(r, page);
+}
+
+static bool to_swap(const struct pager *p)
+{
+    return p->order.flags & WIRE_PAGEOUT_SWAP && p->swap;
+}
+
+/* Parks what may go, at most `most` pages; returns how many went. */
+static uint32_t chunk_park(struct memd *m, struct region *r, uint32_t chunk, bool all, uint64_t most)
+{
+    bool raw = to_swap(m->pager); /* else what cannot be packed is left alone */
+    uint32_t end = chunk_end(r, chunk), n = 0;
+    struct chunk *c = &r->chunks[chunk];
+    struct choice choice;
+
+    if (c->pins || r->stuck || r->changing || (c->huge && !all) || pager_look(m, r, chunk, &choice))
+        return 0;
+    if (c->huge)
+        scan_huge_gone(r, chunk);
+    for (uint32_t p = chunk_first(r, chunk), next; p < end && n < most; p = next) {
+        const struct segment *s = region_segment(r, p);
+        next = p + 1;
+        if (!pager_may_go(r, &choice, p, all) || (!raw && out_refuses(r, p)))
+            continue;
+        while (next < end && next - p < most - n && next < s->first + s->npages &&
+               pager_may_go(r, &choice, next, all) && (raw || !out_refuses(r, next)))
+            next++;
+        n += out_park(m, r, p, next - p, &choice.written[p - choice.first], 0);
+    }
+    return all && n < most ? n + sample_yield(m, r, chunk, most - n) : n;
+}
+
+/* ---- orders */
+
+static void answer(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (session_can_report(m)) {
+        session_stats(m); /* whoever hears that it is done, and asks, is told what it has come to */
+        struct wire_rec_paged *rec = ring_reserve(&m->session.up, WIRE_REC_PAGED, sizeof *rec);
+        if (!rec)
+            return; /* when there is room */
+        rec->r.region = 0;
+        rec->id = p->order.id;
+        rec->pages = p->done;
+        rec->error = p->error;
+        rec->reserved = 0;
+    }
+    p->phase = PAGER_IDLE;
+}
+
+static void finish(struct memd *m, int error)
+{
+    m->pager->error = error;
+    m->pager->phase = PAGER_ANSWER;
+    answer(m);
+}
+
+/* What has been taken for the swap file is written, whoever wants no more of it. */
+static void flush(struct pager *p)
+{
+    if (p->swap)
+        swapfile_flush(p->swap);
+}
+
+void pager_forget(struct memd *m)
+{
+    if (!m->pager)
+        return;
+    flush(m->pager);
+    m->pager->phase = PAGER_IDLE;
+}
+
+static void begin_pageout(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    p->region = p->hand_region;
+    p->chunk = p->hand_chunk;
+    p->page = p->window = 0;
+    p->parked = 0;
+    p->phase = PAGER_PARK;
+}
+
+void pager_order(struct memd *m, const struct wire_rec_page *order)
+{
+    struct pager *p = m->pager;
+
+    if (p->phase != PAGER_IDLE) {
+        flush(p);
+        finish(m, ECANCELED);
+    }
+    p->order = *order;
+    p->done = 0;
+    p->error = 0;
+    p->left = chunks_total(m);
+    p->before = p->wholes;
+    p->home_step = 1;
+    if (order->r.type == WIRE_REC_PAGEOUT) {
+        begin_pageout(m);
+        return;
+    }
+    uint64_t need = pager_count(m).packed + pager_count(m).swapped,
+             have = mem_available_bytes() >> PAGE_SHIFT;
+    need = need < order->pages ? need : order->pages;
+    p->region = p->chunk = p->page = 0;
+    p->phase = PAGER_HOME;
+    if (need > have)
+        finish(m, ENOMEM);
+}
+
+static uint64_t wanted(const struct pager *p)
+{
+    return p->order.pages - p->done;
+}
+
+static void step_park(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+
+    if (r && p->left && p->parked < wanted(p)) {
+        bool all = p->order.flags & WIRE_PAGEOUT_ALL;
+        p->parked += chunk_park(m, r, p->chunk, all, wanted(p) - p->parked);
+        p->window++;
+        if (p->parked < wanted(p)) /* else there may be more in it */
+            chunk_done(p);
+        return;
+    }
+    p->pack_ns = now_ns() + p->order.park_ms * 1000000ull;
+    p->phase = PAGER_WAIT;
+    if (p->order.flags & WIRE_PAGEOUT_PARK || !r) {
+        p->hand_region = p->region;
+        p->hand_chunk = p->chunk;
+        p->done = p->parked;
+        finish(m, 0);
+    }
+}
+
+static void begin_pack(struct pager *p)
+{
+    uint32_t region = p->region, chunk = p->chunk;
+
+    /* from where the parking began to where it stands, which is where the next one begins */
+    p->region = p->hand_region;
+    p->chunk = p->hand_chunk;
+    p->hand_region = region;
+    p->hand_chunk = chunk;
+    p->page = 0;
+    p->phase = PAGER_PACK;
+}
+
+static void begin_swap(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    p->region = p->chunk = p->page = 0;
+    p->left = chunks_total(m);
+    p->errors = swapfile_count(p->swap).errors;
+    p->phase = PAGER_SWAP;
+}
+
+static void step_pack(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+
+    if (r && p->window) {
+        uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk);
+        uint32_t n = end - first < OUT_BATCH_PAGES ? end - first : OUT_BATCH_PAGES;
+        if (r->out.shadow && atomic_load_explicit(&r->chunks[p->chunk].out, memory_order_relaxed))
+            p->done += out_pack(m, r, first, n, to_swap(p));
+        else
+            n = end - first;
+        p->page += n;
+        if (first + n < end)
+            return;
+        p->chunk++;
+        p->page = 0;
+        p->window--;
+        return;
+    }
+    if (r && p->left && p->done < p->order.pages)
+        begin_pageout(m);
+    else if (to_swap(p))
+        begin_swap(m);
+    else
+        finish(m, 0);
+}
+
+/* False: nothing can be done before something has been written. */
+static bool step_swap(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+    uint32_t next;
+
+    if (!r || !p->left || p->error) {
+        swapfile_flush(p->swap);
+        p->phase = PAGER_FLUSH;
+        return true;
+    }
+    uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk);
+    uint32_t n = end - first < OUT_BATCH_PAGES ? end - first : OUT_BATCH_PAGES;
+    next = end;
+    if (atomic_load_explicit(&r->chunks[p->chunk].out, memory_order_relaxed))
+        swap_out(m, r, first, n, &next);
+    p->page = next - chunk_first(r, p->chunk);
+    if (next == end)
+        chunk_done(p);
+    if (next == end || next == first + n)
+        return true;
+    if (!swapfile_full(p->swap))
+        return false; /* all buffers are being written */
+    p->error = ENOSPC;
+    return true;
+}
+
+static bool step_flush(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (swap_reap(m))
+        return false;
+    if (swapfile_count(p->swap).errors != p->errors)
+        p->error = ENOSPC;
+    p->done += p->wholes - p->before;
+    finish(m, p->error);
+    return true;
+}
+
+static void step_home(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+    uint32_t homed = 0;
+    int err = 0;
+
+    if (!r || !p->left || p->done >= p->order.pages) {
+        finish(m, 0);
+        return;
+    }
+    uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk), n = end - first;
+    if (atomic_load_explicit(&r->chunks[p->chunk].out, memory_order_relaxed)) {
+        uint64_t begun = now_ns();
+        n = n < p->home_step ? n : p->home_step;
+        n = n < wanted(p) ? n : (uint32_t)wanted(p);
+        err = out_home(m, r, first, n, &homed);
+        p->done += homed;
+        if (now_ns() - begun > HOME_NS) /* the VMM's own calls come in between */
+            p->home_step = (p->home_step + 1) / 2;
+        else if (p->home_step < HOME_STEP)
+            p->home_step *= 2;
+    }
+    p->page += n;
+    if (first + n >= end)
+        chunk_done(p);
+    if (err)
+        finish(m, -err);
+}
+
+/* ---- upkeep */
+
+/* Chunks that had nothing out in this sweep and in the last. False: not all of it was done. */
+static bool sweep(struct memd *m)
+{
+    uint32_t budget = RELEASE_STEP;
+    bool again = false;
+
+    atomic_store_explicit(&m->pager->emptied, false, memory_order_relaxed);
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX && budget; i++) {
+        struct region *r = m->regions[i];
+        for (uint32_t k = 0; r && k < r->nchunks && budget; k++) {
+            struct chunk *c = &r->chunks[k];
+            uint8_t missing = atomic_load_explicit(&c->missing, memory_order_relaxed);
+            if (!missing || atomic_load_explicit(&c->out, memory_order_relaxed))
+                continue;
+            if (missing == SEEN_EMPTY) {
+                out_release(m, r, k);
+                budget--;
+            } else {
+                atomic_store_explicit(&c->missing, SEEN_EMPTY, memory_order_relaxed);
+                again = true;
+            }
+        }
+    }
+    if (again || !budget)
+        atomic_store_explicit(&m->pager->emptied, true, memory_order_relaxed);
+    return budget;
+}
+
+static bool upkeep(struct memd *m)
+{
+    struct pager *p = m->pager;
+    uint64_t now = now_ns();
+
+    swap_report(m);
+    if (p->pool)
+        pool_reap(p->pool);
+    if (p->swap) {
+        bool idle =
+            !swap_reap(m) && p->phase == PAGER_IDLE; /* file systems let it wait for writes under way */
+        for (unsigned i = 0; idle && i < TRIM_STEP; i++)
+            if (!swapfile_trim(p->swap))
+                break;
+    }
+    if (p->pool && pool_sparse(p->pool) && out_compact(m, COMPACT_STEP))
+        return true;
+    if (!atomic_load_explicit(&p->emptied, memory_order_relaxed) || now < p->swept_ns + SWEEP_MS * 1000000ull)
+        return false;
+    if (!sweep(m))
+        return true;
+    p->swept_ns = now;
+    return false;
+}
+
+bool pager_step(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (atomic_load(&m->paused) || fork_pending(m))
+        return false;
+    if (p->phase == PAGER_WAIT && now_ns() >= p->pack_ns)
+        begin_pack(p);
+    bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_HOME;
+    switch (p->phase) {
+    case PAGER_PARK:
+        step_park(m);
+        break;
+    case PAGER_PACK:
+        step_pack(m);
+        break;
+    case PAGER_SWAP:
+        more = step_swap(m);
+        break;
+    case PAGER_FLUSH:
+        more = step_flush(m);
+        break;
+    case PAGER_HOME:
+        step_home(m);
+        break;
+    case PAGER_ANSWER:
+        answer(m);
+        break;
+    default:
+        break;
+    }
+    return upkeep(m) || more;
+}
+
+uint64_t pager_due_ns(struct memd *m)
+{
+    const struct pager *p = m->pager;
+    uint64_t due = UINT64_MAX;
+
+    if (atomic_load(&m->paused) || fork_pending(m))
+        return UINT64_MAX;
+    if (p->phase == PAGER_WAIT)
+        due = p->pack_ns;
+    else if (p->phase != PAGER_IDLE) /* what ends a write wakes the worker, too */
+        due = 0;
+    if (atomic_load_explicit(&p->lost, memory_order_relaxed))
+        due = 0;
+    if (atomic_load_explicit(&p->emptied, memory_order_relaxed) && p->swept_ns + SWEEP_MS * 1000000ull < due)
+        due = p->swept_ns + SWEEP_MS * 1000000ull;
+    return due;
+}
+
+struct pager_counts pager_count(struct memd *m)
+{
+    struct pager_counts n = {.metadata_bytes = m->pager->missing_chunks * PAGE_BYTES};
+
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        n.parked += r ? atomic_load_explicit(&r->out.parked, memory_order_relaxed) : 0;
+        n.sampled += r ? atomic_load_explicit(&r->out.sampled, memory_order_relaxed) : 0;
+        n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
+        n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
+    }
+    if (m->pager->pool) {
+        struct pool_counts pool = pool_count(m->pager->pool);
+        n.packed_bytes = pool.used_bytes;
+        n.host_bytes = pool.host_bytes;
+    }
+    if (m->pager->swap)
+        n.swap = swapfile_count(m->pager->swap);
+    n.metadata_bytes += n.swap.memory_bytes;
+    return n;
+}

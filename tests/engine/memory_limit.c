@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pages that are out of RAM do not fit into the VMM's memory cgroup any more: leaving memd, and bringing
+ * pages home, is refused and says why, instead of having the kernel end the VMM; guests go on; a forked child
+ * does without the memory, instead of waiting for ever or seeing zeros; and with room again it works. Both
+ * versions of cgroups. memd-test: timeout=60
+ */
+#include "rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define NPAGES  16384u /* 64 MiB */
+#define ROOM    (16ull << 20)
+#define WAIT_MS 20000u
+#define ALL     (WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP)
+
+static const struct hierarchy {
+    const char *root, *limit, *usage;
+} hierarchies[] = {
+    {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"},
+    {"/sys/fs/cgroup", "memory.max", "memory.current"},
+};
+
+static const struct hierarchy *hierarchy;
+static char group[128];
+
+static int group_write(const char *dir, const char *name, const char *text)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int err = fd < 0 || write(fd, text, strlen(text)) < 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+static unsigned long long group_usage(void)
+{
+    unsigned long long bytes = 0;
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/%s", group, hierarchy->usage);
+    FILE *f = fopen(path, "re");
+    CHECK(f && fscanf(f, "%llu", &bytes) == 1, "%s: %s", path, strerror(errno));
+    fclose(f);
+    return bytes;
+}
+
+static void limit_to(unsigned long long bytes)
+{
+    char text[32];
+
+    snprintf(text, sizeof text, "%llu", bytes);
+    OK(group_write(group, hierarchy->limit, text));
+}
+
+/* The test proper, in a child that lives in the group. */
+static _Atomic unsigned complaints;
+
+static void hear(void *ctx, enum memd_log_level level, const char *message)
+{
+    (void)ctx, (void)level;
+    if (strstr(message, "are to be had"))
+        atomic_fetch_add(&complaints, 1);
+}
+
+static void fill(const struct rig *rig, uint32_t i)
+{
+    for (unsigned w = 0; w < PAGE / 8; w++)
+        guest_write(rig_page(rig, i) + w * 8, (i + 1) * 0x9e3779b97f4a7c15ull ^ w / 16);
+}
+
+static void check(const struct rig *rig, uint32_t i)
+{
+    for (unsigned w = 0; w < PAGE / 8; w += 64)
+        CHECK(guest_read(rig_page(rig, i) + w * 8) == ((i + 1) * 0x9e3779b97f4a7c15ull ^ w / 16),
+              "page %u differs", i);
+}
+
+static bool has_region(struct script_vm *vm, void *arg)
+{
+    (void)arg;
+    return vm->region[0].used;
+}
+
+/* Children: none of it is there, nor comes anything else to lie there; all of it is. */
+static int finds_nothing(void *arg)
+{
+    const struct rig *rig = arg;
+
+    for (unsigned i = 0; i < 64; i++)
+        CHECK(mmap(NULL, NPAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0) != MAP_FAILED,
+              "mmap: %s", strerror(errno));
+    for (uint32_t i = 0; i < NPAGES; i++)
+        CHECK(guest_poisoned(rig_page(rig, i)), "the child can read page %u", i);
+    return 0;
+}
+
+static int sees_all(void *arg)
+{
+    const struct rig *rig = arg;
+
+    for (uint32_t i = 0; i < NPAGES; i++)
+        check(rig, i);
+    return 0;
+}
+
+static int in_group(void *arg)
+{
+    struct script_options options = {.swap = arg};
+    char pid[16];
+
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    OK(group_write(group, "cgroup.procs", pid));
+    struct rig rig = {
+        .script = script_open(&options), .ram = guest_map(NPAGES * PAGE, false), .npages = NPAGES};
+    for (uint32_t i = 0; i < NPAGES; i++)
+        fill(&rig, i);
+    struct memd_options o = {.size = sizeof o, .name = "vm", .run_dir = rig.script->run_dir, .log = hear};
+    OK(memd_open(&o, &rig.memd));
+    rig.region = kit_region(rig.memd, rig.ram, NPAGES * PAGE);
+    rig.vm = script_wait_vm(rig.script, "vm");
+    CHECK(script_wait(rig.vm, has_region, NULL, SCRIPT_WAIT_MS), "no region");
+    EQUALS(script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEOUT, UINT64_MAX, 0, ALL)).error, 0);
+    EQUALS(kit_stats(rig.memd).swapped_pages, NPAGES);
+
+    limit_to(group_usage() + ROOM);
+    EQUALS(memd_region_del(rig.memd, rig.region, WAIT_MS), -ENOMEM);
+    EQUALS(memd_close(rig.memd, WAIT_MS), -ENOMEM);
+    EQUALS(atomic_load(&complaints), 2);
+    EQUALS(script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEIN, UINT64_MAX, 0, 0)).error, ENOMEM);
+    for (uint32_t i = 0; i < NPAGES; i += 16) /* 4 MiB */
+        check(&rig, i);
+
+    EQUALS(memd_pin(rig.memd, rig.region, 0, NPAGES * PAGE), -ENOMEM);
+    kit_reap(kit_fork(finds_nothing, &rig));
+    for (uint32_t i = 1; i < NPAGES; i += 16)
+        check(&rig, i);
+
+    limit_to(1ull << 40);
+    kit_reap(kit_fork(sees_all, &rig));
+    OK(memd_close(rig.memd, WAIT_MS));
+    for (uint32_t i = 0; i < NPAGES; i++)
+        check(&rig, i);
+    script_close(rig.script);
+    guest_unmap(rig.ram, NPAGES * PAGE);
+    return 0;
+}
+
+static bool make_group(void)
+{
+    for (size_t i = 0; i < sizeof hierarchies / sizeof *hierarchies; i++) {
+        char path[256];
+        hierarchy = &hierarchies[i];
+        snprintf(group, sizeof group, "%s/memd-test-%d", hierarchy->root, (int)getpid());
+        if (mkdir(group, 0755))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", group, hierarchy->limit);
+        if (!access(path, W_OK))
+            return true;
+        rmdir(group);
+    }
+    return false;
+}
+
+int main(void)
+{
+    static char path[160];
+
+    kit_begin();
+    if (!make_group())
+        kit_skip("no memory cgroup can be made here");
+    snprintf(path, sizeof path, "%s/limit.swap", kit_tmp());
+    pid_t pid = kit_fork(in_group, path);
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+        CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
+    for (unsigned tries = 0; rmdir(group) && errno == EBUSY && tries < 100; tries++)
+        usleep(20000);
+    unlink(path);
+    CHECK(WIFEXITED(status), "the VMM was ended by signal %d", WTERMSIG(status));
+    return WEXITSTATUS(status);
+}
