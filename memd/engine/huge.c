@@ -15,17 +15,19 @@
 static const struct scan_query query_zero = {.mask = PAGE_IS_PFNZERO, .ret = PAGE_IS_PFNZERO};
 static const struct scan_query query_huge = {.mask = PAGE_IS_HUGE, .ret = PAGE_IS_HUGE | PAGE_IS_PFNZERO};
 
+/* Of a page at least. */
 static void found_huge(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
                        void *arg)
 {
-    (void)m, (void)arg;
-    for (uint32_t p = page; p < page + npages; p = chunk_end(r, chunk_of(r, p)))
-        r->chunks[chunk_of(r, p)].huge = true;
+    uint32_t chunk = chunk_of(r, page);
+
+    (void)m, (void)npages, (void)arg;
+    r->chunks[chunk].huge = true;
     if (categories & PAGE_IS_PFNZERO)
         return;
     /* what was dropped or discarded is there again: the kernel has filled the chunk with a huge page at once
      */
-    for (uint32_t p = page; p < page + npages; p++) {
+    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++) {
         uint64_t e = page_get(r, p);
         if (entry_state(e) == WIRE_PAGE_ZERO || entry_state(e) == WIRE_PAGE_GONE)
             page_set(r, p,
@@ -121,7 +123,9 @@ void huge_look(struct memd *m, struct region *r, uint32_t chunk)
     if (!may_be_huge(r, chunk))
         return;
     r->chunks[chunk].huge = false;
-    scan_pages(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &query_huge, found_huge, NULL);
+    /* a huge page begins with the chunk, and its first page says so: looking at all 512 costs as much as
+     * hashing 50 */
+    scan_pages(m, r, chunk_first(r, chunk), chunk_first(r, chunk) + 1, &query_huge, found_huge, NULL);
     if (was && !r->chunks[chunk].huge)
         scan_huge_gone(r, chunk);
     else if (r->chunks[chunk].huge && m->round.number % RESURVEY_ROUNDS == 0)
