@@ -181,3 +181,15 @@ const char *daemon_status(const struct bench *bench)
     text[n] = '\0';
     return text;
 }
+
+uint64_t daemon_total(const struct bench *bench, const char *key)
+{
+    const char *totals = strstr(daemon_status(bench), "\"totals\": {");
+    char quoted[64];
+
+    snprintf(quoted, sizeof quoted, "\"%s\": ", key);
+    const char *at = totals ? strstr(totals, quoted) : NULL;
+    if (!at || at > strchr(totals, '}'))
+        bench_die("memctl status has no total '%s'", key);
+    return strtoull(at + strlen(quoted), NULL, 10);
+}

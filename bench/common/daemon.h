@@ -29,5 +29,7 @@ void daemon_control_end(void);
 
 /* What `memctl status --json` prints, in a static buffer, without the line's end. */
 const char *daemon_status(const struct bench *bench);
+/* A number of its totals. */
+uint64_t daemon_total(const struct bench *bench, const char *key);
 
 #endif

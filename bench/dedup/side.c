@@ -142,8 +142,9 @@ struct side_cost side_cost(const struct side *side)
             items += kernel_ksm_items(side->fleet.guest[i].child.pid);
         cost.items = items * KSM_ITEM_BYTES;
     } else {
-        uint64_t own = own_bytes(side);
-        cost.own = own > side->own_before ? own - side->own_before : 0;
+        uint64_t own = own_bytes(side),
+                 not_own = side->own_before + daemon_total(side->bench, "sampled_pages") * BENCH_PAGE_BYTES;
+        cost.own = own > not_own ? own - not_own : 0;
         cost.memfds = kernel_memfd_bytes(pid, pids(side, pid));
     }
     return cost;
