@@ -78,7 +78,6 @@ static bool frames_valid(const struct memd *m, uint32_t frame, uint32_t count)
 static void answer(struct memd *m, const struct wish *w, const struct op *op, enum wire_why why)
 {
     struct wire_rec_result *res = ring_reserve(&m->session.up, WIRE_REC_RESULT, sizeof *res);
-
     uint32_t merged = 0;
 
     if (!res) { /* room was left: only a peer that moves tail backwards gets here */
@@ -370,9 +369,7 @@ static void judge_range(void *ctx, uint32_t i, uint32_t npages)
 /* Looks at what is aside. Where nothing is, nothing may be touched: the access would wait for us. */
 static void judge(struct op *op, struct plan_span s)
 {
-    struct judging j = {op, s.first};
-
-    hold_each(op->m, op->park, s.end - s.first, judge_range, &j);
+    hold_each(op->m, op->park, s.end - s.first, judge_range, &(struct judging){op, s.first});
 }
 
 static void map_frames(struct op *op, struct plan_span s)
@@ -585,7 +582,6 @@ static void pass_start(struct memd *m)
         log_msg(m, MEMD_LOG_WARN,
                 "the VMM locks all memory it maps (mlockall MCL_FUTURE): nothing is merged while it does");
     m->locks_future = locks;
-
     if (a->n) /* there may be no array yet */
         qsort(a->wish, a->n, sizeof *a->wish, by_place);
     a->sorted = a->n;
@@ -668,16 +664,24 @@ static struct region *next_chunk(struct memd *m)
     return NULL;
 }
 
+static bool may_apply(struct memd *m)
+{
+    /* where there is no room for answers, the daemon kicks when it has read */
+    return !atomic_load(&m->paused) && !fork_pending(m) &&
+           (!session_can_report(m) || ring_room(&m->session.up) >= APPLY_ROOM_BYTES);
+}
+
+bool apply_goes_on(struct memd *m)
+{
+    return m->apply.running && may_apply(m);
+}
+
 bool apply_step(struct memd *m)
 {
     struct apply *a = &m->apply;
 
-    if (atomic_load(&m->paused) || fork_pending(m))
+    if (!may_apply(m) || (!a->running && now_ns() < apply_due_ns(m)))
         return false;
-    if (!a->running && now_ns() < apply_due_ns(m))
-        return false;
-    if (session_can_report(m) && ring_room(&m->session.up) < APPLY_ROOM_BYTES)
-        return false; /* the daemon kicks when it has read */
     if (!a->running)
         pass_start(m);
     struct region *r = next_chunk(m);

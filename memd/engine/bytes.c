@@ -62,13 +62,25 @@ void page_copy(void *to, const void *page)
     copy(to, page, PAGE_BYTES);
 }
 
+/* Memory that is not in the cache yet costs by the line: the first, as most have a header, and two more. */
+#define WORD_A 0
+#define WORD_B (24 * 8 + 3)
+#define WORD_C (48 * 8 + 6)
+
+void page_expect(const void *page)
+{
+    const uint64_t *word = page;
+
+    __builtin_prefetch(&word[WORD_A]);
+    __builtin_prefetch(&word[WORD_B]);
+    __builtin_prefetch(&word[WORD_C]);
+}
+
 bool page_seems_zero(const void *page)
 {
     const uint64_t *word = page;
 
-    /* memory that is not in the cache yet costs by the line: the first, as most have a header, and two more
-     */
-    return !(word[0] | word[24 * 8 + 3] | word[48 * 8 + 6]);
+    return !(word[WORD_A] | word[WORD_B] | word[WORD_C]);
 }
 
 uint64_t zero_page_hash(void)

@@ -432,6 +432,7 @@ void apply_zero(struct memd *m, struct region *r, uint32_t page);  /* this page 
 void apply_forget(struct memd *m);                                 /* the session is gone */
 uint64_t apply_due_ns(const struct memd *m);                       /* 0: now, UINT64_MAX: nothing waits */
 bool apply_step(struct memd *m);                                   /* one chunk; false: nothing to do now */
+bool apply_goes_on(struct memd *m); /* a pass over the queue is under way, and nothing holds it up */
 
 /* ---- refs.c; work held */
 void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why);
@@ -466,6 +467,7 @@ bool page_is_zero(const void *page);
 bool page_equals(const void *page, const void *other);
 void page_copy(void *to, const void *page);
 bool page_seems_zero(const void *page); /* by a few of its words: a hint, cheaper than looking at all */
+void page_expect(const void *page);     /* these words will be looked at in a moment; it need not be there */
 uint64_t zero_page_hash(void);
 
 /* ---- rejoin.c; work held */

@@ -36,7 +36,9 @@
 #define REHASH_ROUNDS 2u    /* written pages in store mappings */
 #define HOT_PAGES     4u    /* of a group, written again and again, before it is left unarmed */
 #define HOT_LEVEL_MAX 3u
-#define ROOM_ANSWERS  8192u /* of the up ring, left for RESULT and DROPPED */
+#define AHEAD_PAGES \
+    8u /* asked for while a page is looked at: reading from memory is what a round waits for */
+#define ROOM_ANSWERS 8192u /* of the up ring, left for RESULT and DROPPED */
 /* 256 pages hashed with gaps of one: as many records as there can be (16 bytes each) with their hashes */
 #define CHUNK_RECORDS_BYTES (CHUNK_PAGES / 2 * (16u + 8u))
 static_assert(ROOM_ANSWERS + CHUNK_RECORDS_BYTES <= WIRE_RING_BYTES, "one chunk fits an empty ring");
@@ -299,6 +301,7 @@ static void chunk_hash(struct memd *m, struct region *r, uint32_t chunk, const u
         pending[w] |= written[w];
         for (; quiet; quiet &= quiet - 1) {
             uint32_t page = slot_page(r, chunk, w, quiet);
+            page_expect(page_hva(r, page) + AHEAD_PAGES * PAGE_BYTES);
             if (entry_out(page_get(r, page))) /* coming home at this moment: seen, and not yet entered */
                 continue;
             if (!wants_hash(r, page))
@@ -574,6 +577,8 @@ bool scan_step(struct memd *m)
 
     tokens_refill(m, now);
     if (!scanning_on(m) || (!m->round.running && now < scan_due_ns(m)))
+        return false;
+    if (!m->round.running && apply_goes_on(m)) /* what it is about to change would be looked at twice */
         return false;
     if (!m->round.running)
         round_start(m, now);
