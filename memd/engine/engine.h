@@ -219,6 +219,8 @@ struct memd {
     char *window;     /* CHUNK_PAGES of unpopulated memory registered with A, to move over a range */
     char *window_map; /* with its guards */
     uint32_t window_flags;
+    bool strict;             /* vm.overcommit_memory is 2, */
+    uint64_t strict_look_ns; /* as last looked at */
     pthread_t worker, fault;
     bool worker_started, fault_started;
 

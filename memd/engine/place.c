@@ -5,20 +5,24 @@
  *   place_anon    fresh empty memory, for a discard: whoever writes in between writes new content, which
  * stays; place_window  fresh empty memory that is registered MISSING from its first instant, for a heal: an
  * access waits until the content has been moved in. Made by mremap of an unpopulated, registered mapping
- *                 (MREMAP_DONTUNMAP leaves the source in place for the next time); mmap followed by
- *                 UFFDIO_REGISTER would let accesses through in between.
+ *                 (MREMAP_DONTUNMAP leaves the source in place for the next time; where the kernel commits
+ * memory strictly, a mapping of its own is moved); mmap followed by UFFDIO_REGISTER would let accesses
+ * through in between.
  * A replacement copies the attributes of what it replaces, so that the kernel joins it with its neighbours
  * again. Everything the engine maps for itself or into a guest is kept out of forked children (see fork.c).
  * All functions: engine.work held.
  */
 #include "memd/engine/engine.h"
+#include "memd/engine/maps.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define GUARD_BYTES PAGE_BYTES
+#define GUARD_BYTES      PAGE_BYTES
+#define OVERCOMMIT_NEVER 2 /* of vm.overcommit_memory */
+#define STRICT_LOOK_NS   1000000000u
 
 static const struct {
     uint32_t flag;
@@ -207,13 +211,45 @@ int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
     return 0;
 }
 
+/* Whether the kernel refuses what it cannot be sure to have (vm.overcommit_memory 2). */
+static bool commits_strictly(struct memd *m)
+{
+    uint64_t now = now_ns();
+
+    if (now >= m->strict_look_ns) {
+        m->strict = file_number("/proc/sys/vm/overcommit_memory", 0) == OVERCOMMIT_NEVER;
+        m->strict_look_ns = now + STRICT_LOOK_NS;
+    }
+    return m->strict;
+}
+
+/* A mapping that is moved and leaves nothing behind: that is never more memory than before, so mremap, which
+ * has unmapped its target by the time it asks for memory, can't fail for want of it. */
+static int place_moved(struct memd *m, char *hva, uint64_t bytes, uint32_t flags)
+{
+    void *fresh = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | anon_flags(flags), -1, 0);
+
+    if (fresh == MAP_FAILED)
+        return -errno;
+    int err = apply_flags(fresh, bytes, flags);
+    if (!err)
+        err = uffd_register(m->uffd_a, fresh, bytes, UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
+    if (!err && mremap(fresh, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, hva) == MAP_FAILED)
+        err = -errno;
+    if (err)
+        munmap(fresh, bytes);
+    return err;
+}
+
 int place_window(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
 {
     char *hva = page_hva(r, page);
     uint64_t bytes = npages * PAGE_BYTES;
     uint32_t flags = region_segment(r, page)->vma_flags;
-    int err = m->window_flags == flags ? 0 : window_map(m, flags);
 
+    if (commits_strictly(m))
+        return place_moved(m, hva, bytes, flags);
+    int err = m->window_flags == flags ? 0 : window_map(m, flags);
     if (err)
         return err;
     place_empty(m->window, bytes);
