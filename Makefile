@@ -25,7 +25,7 @@ include mk/build.mk
 include mk/tests.mk
 include mk/install.mk
 
-.PHONY: all demo bench-dedup bench-qemu bench-pager lint format deps clean help
+.PHONY: all demo bench-dedup bench-qemu bench-pager bench-balloon lint format deps clean help
 
 all: $(LIBRARIES) $(PROGRAMS) $(EXAMPLES)
 
@@ -53,6 +53,12 @@ bench-pager:
 	$(Q)$(MAKE) --no-print-directory $(JOBS) all
 	$(Q)mkdir -p $(B)/bench
 	$(Q)$(B)/bench/pager $(BENCH_ARGS)
+
+bench-balloon:
+	$(Q)tools/deps.sh build guest
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)mkdir -p $(B)/bench
+	$(Q)$(B)/bench/balloon $(BENCH_ARGS)
 
 lint:
 	$(Q)tools/deps.sh build test guest lint
@@ -88,6 +94,7 @@ help:
 #: make bench-dedup    memd and the kernel's KSM side by side; build/bench/dedup.json
 #: make bench-qemu     the same on real Linux guests in QEMU; build/bench/qemu.json
 #: make bench-pager    memd and the kernel's swap (zram, files) side by side; build/bench/pager.json
+#: make bench-balloon  memory that guests give up, memd's device and QEMU's; build/bench/balloon.json
 #: make lint           formatting, static analysis, header and layering checks
 #: make format         clang-format over all C files
 #: make deps           check for the Debian packages needed; as root, install those missing

@@ -75,6 +75,7 @@ int memd_balloon_create(const struct memd_balloon_options *options, struct memd_
     }
     b->offered = options->features | MEMD_BALLOON_VERSION_1;
     b->discard = options->discard;
+    b->discard_ranges = options->discard_ranges;
     b->interrupt = options->interrupt;
     b->on_stats = options->stats;
     b->ctx = options->ctx;

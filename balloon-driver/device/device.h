@@ -33,6 +33,7 @@ struct memd_balloon {
     uint64_t offered;
     struct ram ram;
     int (*discard)(void *ctx, unsigned part, uint64_t offset, uint64_t bytes);
+    int (*discard_ranges)(void *ctx, unsigned part, const struct memd_balloon_range *ranges, unsigned n);
     void (*interrupt)(void *ctx, int queue);
     void (*on_stats)(void *ctx);
     void *ctx;
@@ -40,7 +41,8 @@ struct memd_balloon {
     pthread_mutex_t work;
     struct queue queue[MEMD_BALLOON_QUEUES]; /* that of ROLE_STATS under `lock` while the device runs */
     enum role role[MEMD_BALLOON_QUEUES];     /* changes only under both locks */
-    struct runs runs;                        /* scratch of pages.c */
+    struct runs runs;                        /* scratch of pages.c, and what follows */
+    struct memd_balloon_range range[MEMD_BALLOON_RANGES_MAX];
     uint16_t heads[MEMD_BALLOON_QUEUE_MAX];
 
     pthread_mutex_t lock;

@@ -29,6 +29,9 @@ struct round {
     enum role role;
     struct memd_balloon_info add; /* counters */
     const struct ram_part *part;  /* where the last page was found */
+
+    const struct ram_part *ranges_part; /* ranges of it that are to be discarded together */
+    unsigned nranges;
 };
 
 /* ---------------------------------------------------------------- the host's memory */
@@ -64,6 +67,36 @@ static void discard_range(struct round *r, const struct ram_part *part, uint64_t
             r->add.failed_bytes += next - offset;
         offset = next;
     }
+}
+
+static void flush_ranges(struct round *r)
+{
+    const struct memd_balloon_range *range = r->b->range;
+    unsigned n = r->nranges;
+
+    r->nranges = 0;
+    bool all = n > 1 && r->b->discard_ranges(r->b->ctx, r->ranges_part->number, range, n) == 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (!all) {
+            discard_range(r, r->ranges_part, range[i].offset, range[i].bytes);
+            continue;
+        }
+        r->add.discards++;
+        r->add.discarded_bytes += range[i].bytes;
+    }
+}
+
+/* One range more of a part that gives back any page. */
+static void add_range(struct round *r, const struct ram_part *part, uint64_t offset, uint64_t bytes)
+{
+    if (!r->b->discard_ranges) {
+        discard_range(r, part, offset, bytes);
+        return;
+    }
+    if (r->nranges == MEMD_BALLOON_RANGES_MAX || r->ranges_part != part)
+        flush_ranges(r);
+    r->ranges_part = part;
+    r->b->range[r->nranges++] = (struct memd_balloon_range){offset, bytes};
 }
 
 /* Set (or clear) bits [first, end), or ask whether all are set. */
@@ -131,7 +164,7 @@ static void on_run(struct round *r, struct ram_part *part, uint64_t first, uint6
     } else if (part->taken) {
         give_up_large(r, part, first, end);
     } else {
-        discard_range(r, part, first * PAGE, (end - first) * PAGE);
+        add_range(r, part, first * PAGE, (end - first) * PAGE);
     }
 }
 
@@ -150,6 +183,7 @@ static void flush(struct round *r)
             first = end;
         }
     }
+    flush_ranges(r);
     runs->n = 0;
 }
 

@@ -76,6 +76,16 @@ static int on_discard(void *ctx, unsigned part, uint64_t offset, uint64_t bytes)
     return engine_discard(balloon->vm->engine, balloon->vm->ram->segment[part].offset + offset, bytes);
 }
 
+static int on_discard_ranges(void *ctx, unsigned part, const struct memd_balloon_range *ranges, unsigned n)
+{
+    struct balloon *balloon = ctx;
+    struct memd_range range[MEMD_BALLOON_RANGES_MAX];
+
+    for (unsigned i = 0; i < n; i++)
+        range[i] = (struct memd_range){ranges[i].offset, ranges[i].bytes};
+    return engine_discard_ranges(balloon->vm->engine, part, range, n);
+}
+
 static void on_interrupt(void *ctx, int queue)
 {
     struct balloon *balloon = ctx;
@@ -94,6 +104,7 @@ int balloon_create(struct vm *vm, struct balloon **ret_balloon)
         .ram = ram,
         .nram = vm->ram->nsegments,
         .discard = on_discard,
+        .discard_ranges = on_discard_ranges,
         .interrupt = on_interrupt,
         .ctx = balloon,
     };

@@ -126,6 +126,17 @@ int engine_discard(struct engine *engine, uint64_t offset, uint64_t bytes)
     return error;
 }
 
+int engine_discard_ranges(struct engine *engine, unsigned i, const struct memd_range *ranges, unsigned n)
+{
+    int error = -ENOTSUP;
+
+    pthread_mutex_lock(&engine->lock);
+    if (engine->region[i] != ENGINE_NO_REGION)
+        error = memd_discard_ranges(engine->memd, engine->region[i], ranges, n);
+    pthread_mutex_unlock(&engine->lock);
+    return error;
+}
+
 typedef int pin_fn(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
 
 static int pin_with(struct engine *engine, pin_fn *fn, uint64_t offset, uint64_t bytes)

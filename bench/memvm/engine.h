@@ -35,6 +35,8 @@ int engine_open(struct engine *engine, const struct options *options, const stru
 
 /* A range in RAM offsets; 0 or -errno. A discard may cross segments, a pin may not. */
 int engine_discard(struct engine *engine, uint64_t offset, uint64_t bytes);
+/* Of segment `i`, from its start. -ENOTSUP: it is no region. */
+int engine_discard_ranges(struct engine *engine, unsigned i, const struct memd_range *ranges, unsigned n);
 int engine_pin(struct engine *engine, uint64_t offset, uint64_t bytes);
 int engine_unpin(struct engine *engine, uint64_t offset, uint64_t bytes);
 

@@ -61,6 +61,12 @@ struct memd_balloon_ram {
                             its page; `gpa` and `bytes` are multiples of it. Smaller pieces are collected. */
 };
 
+/* Of a part of guest RAM, in bytes from its start. */
+struct memd_balloon_range {
+    uint64_t offset, bytes;
+};
+#define MEMD_BALLOON_RANGES_MAX 256u
+
 struct memd_balloon_options {
     size_t size;       /* sizeof(struct memd_balloon_options) */
     uint64_t features; /* to offer: MEMD_BALLOON_*, without VERSION_1 */
@@ -76,6 +82,10 @@ struct memd_balloon_options {
     void (*interrupt)(void *ctx, int queue);
     void (*stats)(void *ctx); /* new statistics have come; may be NULL */
     void *ctx;
+
+    /* discard() for up to MEMD_BALLOON_RANGES_MAX ranges of one part at once, in ascending order. If it
+     * returns an error, each of them is handed to discard(). May be NULL: all are. */
+    int (*discard_ranges)(void *ctx, unsigned part, const struct memd_balloon_range *ranges, unsigned n);
 };
 
 /* Returns 0 and a device in reset, with a target of 0; -EINVAL (a bad option); -ENOMEM. */
@@ -139,7 +149,7 @@ struct memd_balloon_info {
     uint64_t kept_bytes;     /* of these: not discarded, because of a poison value or as no whole host page */
     uint64_t discarded_bytes; /* handed to the discard callback, which returned 0 */
     uint64_t failed_bytes;    /* and which returned an error */
-    uint64_t discards;        /* calls of it */
+    uint64_t discards;        /* ranges that discard() or discard_ranges() was called for */
     uint64_t bad_descriptors; /* passed over: outside of RAM, wrong direction, a loop */
     uint64_t stats_updates;   /* buffers with statistics */
 };

@@ -160,6 +160,18 @@ int memd_region_advise(struct memd *memd, uint32_t region, uint64_t offset, uint
  */
 int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes);
 
+/* Of a region, in bytes from its start. */
+struct memd_range {
+    uint64_t offset, bytes;
+};
+
+/*
+ * memd_discard() for each of `n` ranges, in fewer system calls where they are small (process_madvise(), Linux
+ * 6.13). All are tried, whatever becomes of the others. Returns 0; or the first error of those of
+ * memd_discard().
+ */
+int memd_discard_ranges(struct memd *memd, uint32_t region, const struct memd_range *ranges, unsigned n);
+
 /*
  * Make [offset, offset+bytes) plain private resident memory and leave it alone until memd_unpin(): for ranges
  * a device will address directly (VFIO, RDMA). Calls nest up to 255 deep per chunk of 2 MiB; the whole of

@@ -13,7 +13,11 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+#define BATCH_MAX 256u /* ranges */
 
 /* How far from `page` (below `end`) pages lie in store mappings, or do not. */
 static uint32_t same_kind_end(const struct region *r, uint32_t page, uint32_t end)
@@ -72,21 +76,9 @@ static int discard_others(struct region *r, uint32_t page, uint32_t npages)
     return !err && o.covered < o.end - o.start ? -ENOMEM : err;
 }
 
-static int discard_piece(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+/* Their content is gone. */
+static void discarded(struct memd *m, struct region *r, uint32_t page, uint32_t npages, unsigned state)
 {
-    bool store = entry_in_store(page_get(r, page));
-    unsigned state = WIRE_PAGE_GONE;
-
-    if (!region_segment(r, page))
-        return discard_others(r, page, npages);
-    out_discard(m, r, page, npages);
-    if (!store) {
-        if (madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTNEED))
-            zero_in_place(r, page, npages);
-    } else if (place_anon(m, r, page, npages)) {
-        zero_in_place(r, page, npages);
-        state = WIRE_PAGE_BROKEN;
-    }
     refs_drop(m, r, page, npages, WIRE_DROP_DISCARDED);
     for (uint32_t p = page; p < page + npages; p++) {
         uint64_t e = page_get(r, p);
@@ -94,44 +86,138 @@ static int discard_piece(struct memd *m, struct region *r, uint32_t page, uint32
         page_set(r, p, entry_make(state, (uint32_t)(e & WIRE_PAGE_F_DROPPING), 0, entry_frame(e)));
         pending_clear(r, p);
     }
-    if (store) {
-        r->chunks[chunk_of(r, page)].islands = true;
-        chunk_count_vmas(m, r, chunk_of(r, page));
+}
+
+/* Private pages that are to go in one system call. */
+struct batch {
+    int self; /* a pidfd of this process */
+    unsigned n;
+    struct iovec at[BATCH_MAX];
+};
+
+static void drop_private(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
+{
+    if (madvise(page_hva(r, page), npages * PAGE_BYTES, MADV_DONTNEED))
+        zero_in_place(r, page, npages);
+    discarded(m, r, page, npages, WIRE_PAGE_GONE);
+}
+
+static void batch_flush(struct memd *m, struct region *r, struct batch *b)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < b->n; i++)
+        bytes += b->at[i].iov_len;
+    bool all = b->n && syscall(SYS_process_madvise, b->self, b->at, b->n, MADV_DONTNEED, 0) == (long)bytes;
+    for (unsigned i = 0; i < b->n; i++) {
+        uint32_t page = (uint32_t)(((char *)b->at[i].iov_base - (char *)r->base) >> PAGE_SHIFT),
+                 npages = (uint32_t)(b->at[i].iov_len >> PAGE_SHIFT);
+        if (all)
+            discarded(m, r, page, npages, WIRE_PAGE_GONE);
+        else /* an older kernel, or it was refused half-way: dropped twice is dropped */
+            drop_private(m, r, page, npages);
     }
+    b->n = 0;
+}
+
+/* `b` may be NULL. */
+static int discard_piece(struct memd *m, struct region *r, uint32_t page, uint32_t npages, struct batch *b)
+{
+    uint32_t chunk = chunk_of(r, page);
+
+    if (!region_segment(r, page))
+        return discard_others(r, page, npages);
+    out_discard(m, r, page, npages);
+    if (!entry_in_store(page_get(r, page))) {
+        if (!b) {
+            drop_private(m, r, page, npages);
+            return 0;
+        }
+        if (b->n == BATCH_MAX)
+            batch_flush(m, r, b);
+        b->at[b->n++] = (struct iovec){page_hva(r, page), npages * PAGE_BYTES};
+        return 0;
+    }
+    int err = place_anon(m, r, page, npages);
+    if (err)
+        zero_in_place(r, page, npages);
+    discarded(m, r, page, npages, err ? WIRE_PAGE_BROKEN : WIRE_PAGE_GONE);
+    r->chunks[chunk].islands = true;
+    chunk_count_vmas(m, r, chunk);
     return 0;
 }
 
-int discard_pages(struct memd *m, struct region *r, uint32_t page, uint32_t end)
+static int discard_some(struct memd *m, struct region *r, uint32_t page, uint32_t end, struct batch *b)
 {
     int err = 0;
 
     while (page < end) {
         uint32_t limit = chunk_end(r, chunk_of(r, page)) < end ? chunk_end(r, chunk_of(r, page)) : end;
         uint32_t next = same_kind_end(r, page, limit);
-        int piece_err = discard_piece(m, r, page, next - page);
+        int piece_err = discard_piece(m, r, page, next - page, b);
         err = err ? err : piece_err;
         page = next;
     }
     return err;
 }
 
-int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes)
+int discard_pages(struct memd *m, struct region *r, uint32_t page, uint32_t end)
+{
+    return discard_some(m, r, page, end, NULL);
+}
+
+/* engine.work held. */
+static int discard_range(struct memd *m, uint32_t region, uint64_t offset, uint64_t bytes, struct batch *b)
 {
     struct region *r;
+    int err = region_range(m, region, offset, bytes, &r);
+    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT), end = page + (uint32_t)(bytes >> PAGE_SHIFT);
 
+    for (uint32_t p = page; !err && p < end; p = chunk_end(r, chunk_of(r, p)))
+        if (r->chunks[chunk_of(r, p)].pins)
+            err = -EBUSY;
+    return err ? err : discard_some(m, r, page, end, b);
+}
+
+int memd_discard(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes)
+{
     if (!memd)
         return -EINVAL;
     if (!fork_is_ours(memd))
         return -ECHILD;
     work_lock_api(memd);
-    int err = region_range(memd, region, offset, bytes, &r);
-    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT), end = page + (uint32_t)(bytes >> PAGE_SHIFT);
-    for (uint32_t p = page; !err && p < end; p = chunk_end(r, chunk_of(r, p)))
-        if (r->chunks[chunk_of(r, p)].pins)
-            err = -EBUSY;
-    if (!err)
-        err = discard_pages(memd, r, page, end);
+    int err = discard_range(memd, region, offset, bytes, NULL);
     work_unlock_api(memd);
+    return err;
+}
+
+int memd_discard_ranges(struct memd *memd, uint32_t region, const struct memd_range *ranges, unsigned n)
+{
+    /* a seccomp filter that was there before the engine may end the process for a call it does not know */
+    struct batch batch = {.self = -1}, *b = NULL;
+    int err = 0;
+
+    if (!memd || (!ranges && n))
+        return -EINVAL;
+    if (!fork_is_ours(memd))
+        return -ECHILD;
+    if (n > 1 && !memd->filtered)
+        batch.self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (batch.self >= 0)
+        b = &batch;
+    for (unsigned i = 0; i < n;) {
+        unsigned end = n - i < BATCH_MAX ? n : i + BATCH_MAX;
+        work_lock_api(memd);
+        for (; i < end; i++) {
+            int one = discard_range(memd, region, ranges[i].offset, ranges[i].bytes, b);
+            err = err ? err : one;
+        }
+        if (batch.n) /* so there is the region */
+            batch_flush(memd, memd->regions[region], &batch);
+        work_unlock_api(memd);
+    }
+    if (b)
+        close(batch.self);
     return err;
 }
 

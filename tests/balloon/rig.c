@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/balloon/rig.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 
 #define RINGS_GPA   0x10000ull /* of queue 0; the next one 64 KiB further */
 #define BUFFERS_GPA 0x80000ull
-#define FILLED      0xa5
+
+bool rig_singly;
 
 static int on_discard(void *ctx, unsigned part, uint64_t offset, uint64_t bytes)
 {
@@ -33,6 +35,23 @@ static int on_discard(void *ctx, unsigned part, uint64_t offset, uint64_t bytes)
     for (unsigned i = 0; i < MEMD_BALLOON_QUEUES; i++)
         entry->used_idx[i] = rig->queue[i].used ? rig->queue[i].used->idx : 0;
     assert_int_equal(madvise(rig->part[part] + offset, bytes, MADV_DONTNEED), 0);
+    return 0;
+}
+
+/* What one of them would refuse, all of them are refused for: then each is tried. */
+static int on_discard_ranges(void *ctx, unsigned part, const struct memd_balloon_range *ranges, unsigned n)
+{
+    struct rig *rig = ctx;
+
+    assert_true(n > 1 && n <= MEMD_BALLOON_RANGES_MAX);
+    rig->range_calls++;
+    for (unsigned i = 0; i < n; i++) {
+        if (rig->refuse && rig->refuse(ranges[i].offset + (part ? HIGH_GPA : 0), ranges[i].bytes))
+            return -EBUSY;
+        assert_true(i == 0 || ranges[i].offset > ranges[i - 1].offset + ranges[i - 1].bytes);
+    }
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(on_discard(ctx, part, ranges[i].offset, ranges[i].bytes), 0);
     return 0;
 }
 
@@ -71,6 +90,7 @@ struct rig *rig_create(uint64_t features, uint64_t page_bytes)
         .interrupt = on_interrupt,
         .stats = on_stats,
         .ctx = rig,
+        .discard_ranges = rig_singly ? NULL : on_discard_ranges,
     };
     assert_int_equal(memd_balloon_create(&options, &rig->balloon), 0);
     rig_fill(rig);

@@ -22,6 +22,7 @@
 #define FREE_PFN     ((uint32_t)(FREE_GPA / PAGE))
 #define ENTRIES      64u
 #define DISCARDS_MAX 4096u
+#define FILLED       0xa5 /* what rig_fill() leaves */
 
 #define Q_INFLATE   0u
 #define Q_DEFLATE   1u
@@ -74,7 +75,8 @@ struct rig {
     struct memd_balloon *balloon;
     uint8_t *part[2];
     struct rig_queue queue[MEMD_BALLOON_QUEUES];
-    bool unlisted; /* discards are made, not listed: for tests with threads */
+    _Atomic unsigned range_calls; /* for several ranges at once */
+    bool unlisted;                /* discards are made, not listed: for tests with threads */
     unsigned ndiscards;
     struct rig_discard discards[DISCARDS_MAX];
     int (*refuse)(uint64_t gpa, uint64_t bytes); /* what the discard callback returns, if set and not 0 */
@@ -88,6 +90,7 @@ struct rig_piece {
     bool writable;
 };
 
+extern bool rig_singly; /* devices created from now on discard one range after the other */
 struct rig *rig_create(uint64_t features, uint64_t page_bytes);
 void rig_destroy(struct rig *rig);
 /* Guest memory; every page of RAM behind FREE_GPA holds 0xa5 until it is discarded. */

@@ -290,6 +290,38 @@ static void what_is_pinned_is_left_and_the_rest_discarded(void **state)
     rig_destroy(rig);
 }
 
+#define ODD_PAGES 600u
+
+static int one_page(uint64_t gpa, uint64_t bytes)
+{
+    return gpa <= HIGH_GPA + 8 * PAGE && gpa + bytes > HIGH_GPA + 8 * PAGE ? -EBUSY : 0;
+}
+
+/* Pages without neighbours, a part after the other, many at once; where one is refused, the others go. */
+static void single_pages_are_discarded_together(void **state)
+{
+    uint32_t pfns[ODD_PAGES];
+
+    for (unsigned way = 0; way < 3; way++) { /* together; one of them refused; one by one */
+        rig_singly = way == 2;
+        struct rig *rig = rig_start();
+        rig_singly = false;
+        rig->refuse = way == 1 ? one_page : NULL;
+        for (uint32_t i = 0; i < ODD_PAGES; i++)
+            pfns[i] = (i < ODD_PAGES / 2 ? HIGH_PFN + 2 * i : FREE_PFN + 2 * (i - ODD_PAGES / 2));
+        rig_send(rig, Q_INFLATE, pfns, ODD_PAGES);
+        /* 300 pages of each part, 256 at a time */
+        assert_int_equal(rig->range_calls, way == 2 ? 0 : 4);
+        assert_int_equal(rig->ndiscards, ODD_PAGES - (way == 1));
+        assert_int_equal(rig_info(rig).discarded_bytes, (ODD_PAGES - (way == 1)) * PAGE);
+        assert_int_equal(rig_info(rig).failed_bytes, way == 1 ? PAGE : 0);
+        for (uint32_t i = 0; i < ODD_PAGES; i++)
+            assert_true(rig_page_is(rig, pfns[i], way == 1 && pfns[i] == HIGH_PFN + 8 ? FILLED : 0));
+        rig_destroy(rig);
+    }
+    (void)state;
+}
+
 /* ---- host pages larger than the guest's */
 
 static void large_host_pages_go_when_they_are_complete(void **state)
@@ -510,6 +542,7 @@ int main(void)
         cmocka_unit_test(runs_end_where_parts_of_ram_do),
         cmocka_unit_test(reports_of_32_ranges_come_back_once),
         cmocka_unit_test(what_is_pinned_is_left_and_the_rest_discarded),
+        cmocka_unit_test(single_pages_are_discarded_together),
         cmocka_unit_test(large_host_pages_go_when_they_are_complete),
         cmocka_unit_test(large_host_pages_are_not_collected_from_drivers_that_do_not_tell),
         cmocka_unit_test(a_second_stats_buffer_gives_the_first_one_back),

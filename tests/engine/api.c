@@ -188,6 +188,43 @@ static void range_errors(void **state)
     rig_close(&rig);
 }
 
+/* Merged pages, single pages that are the VM's own, the same one twice, and what can't be: each as by itself.
+ */
+static void many_ranges(void **state)
+{
+    struct rig rig = plain_open(false);
+    struct memd *m = rig.memd;
+    struct memd_range ranges[NPAGES / 2];
+    unsigned n = 0;
+
+    (void)state;
+    EQUALS(rig_merge(&rig, 512, 64), 64);
+    EQUALS(memd_discard_ranges(NULL, 0, ranges, 1), -EINVAL);
+    EQUALS(memd_discard_ranges(m, 0, NULL, 1), -EINVAL);
+    OK(memd_discard_ranges(m, 0, NULL, 0));
+    rig_check(&rig, unique);
+
+    OK(memd_pin(m, 0, 0, PAGE)); /* the first chunk */
+    ranges[n++] = (struct memd_range){0, PAGE};
+    ranges[n++] = (struct memd_range){NPAGES * PAGE, PAGE};
+    for (uint32_t page = 512; page < NPAGES && n + 2 < NPAGES / 2; page += 3)
+        ranges[n++] = (struct memd_range){page * PAGE, PAGE};
+    ranges[n++] = (struct memd_range){512 * PAGE, 8 * PAGE};
+    EQUALS(memd_discard_ranges(m, 0, ranges, n), -EBUSY);
+    for (uint32_t page = 0; page < NPAGES; page++) {
+        bool gone = page >= 512 && (page < 520 || page % 3 == 512 % 3);
+        long at = guest_differs(rig_page(&rig, page), gone ? 0 : unique(page));
+        CHECK(at < 0, "page %u differs at %ld", page, at);
+        if (gone)
+            guest_fill(rig_page(&rig, page), unique(page));
+    }
+    OK(memd_unpin(m, 0, 0, PAGE));
+    EQUALS(memd_discard_ranges(m, 0, &ranges[1], 1), -EINVAL);
+    EQUALS(memd_discard_ranges(m, 1, ranges, n), -ENOENT);
+    rig_check(&rig, unique);
+    rig_close(&rig);
+}
+
 /* ---- pause */
 
 static bool many_hashes(struct script_vm *vm, void *at_least)
@@ -621,19 +658,13 @@ static void close_with_pins(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(open_errors),
-        cmocka_unit_test(region_errors),
-        cmocka_unit_test(range_errors),
-        cmocka_unit_test(pause_and_resume),
-        cmocka_unit_test(threads),
-        cmocka_unit_test(no_daemon),
-        cmocka_unit_test(log_and_environment),
-        cmocka_unit_test(statistics),
-        cmocka_unit_test(vma_count),
-        cmocka_unit_test(vma_count_discard),
-        cmocka_unit_test(several_engines),
-        cmocka_unit_test(nothing_left_behind),
-        cmocka_unit_test(close_with_pins),
+        cmocka_unit_test(open_errors),         cmocka_unit_test(region_errors),
+        cmocka_unit_test(range_errors),        cmocka_unit_test(many_ranges),
+        cmocka_unit_test(pause_and_resume),    cmocka_unit_test(threads),
+        cmocka_unit_test(no_daemon),           cmocka_unit_test(log_and_environment),
+        cmocka_unit_test(statistics),          cmocka_unit_test(vma_count),
+        cmocka_unit_test(vma_count_discard),   cmocka_unit_test(several_engines),
+        cmocka_unit_test(nothing_left_behind), cmocka_unit_test(close_with_pins),
     };
 
     kit_begin();

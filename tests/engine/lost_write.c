@@ -112,7 +112,9 @@ static void live_and_discard(struct writer *w, uint32_t page)
         guest_write(hva + LONE_SLOT, ++*shadow);
         return;
     }
-    int err = memd_discard(t->memd, t->region, page * PAGE, PAGE);
+    const struct memd_range twice[] = {{page * PAGE, PAGE}, {page * PAGE, PAGE}};
+    int err = page & 1 ? memd_discard(t->memd, t->region, page * PAGE, PAGE)
+                       : memd_discard_ranges(t->memd, t->region, twice, 2);
     if (err == -EBUSY) /* pinned by take_back(): nothing was discarded */
         return;
     OK(err);

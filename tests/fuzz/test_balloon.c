@@ -134,6 +134,21 @@ static int on_discard(void *ctx, unsigned part, uint64_t offset, uint64_t bytes)
     return 0;
 }
 
+static int on_discard_ranges(void *ctx, unsigned part, const struct memd_balloon_range *ranges, unsigned n)
+{
+    struct fuzz *f = ctx;
+
+    MUST(n > 1 && n <= MEMD_BALLOON_RANGES_MAX);
+    for (unsigned i = 0; i < n; i++) {
+        MUST(i == 0 || ranges[i].offset > ranges[i - 1].offset + ranges[i - 1].bytes);
+        if (ranges[i].offset / PAGE & f->refuse)
+            return -16;
+    }
+    for (unsigned i = 0; i < n; i++)
+        MUST(!on_discard(ctx, part, ranges[i].offset, ranges[i].bytes));
+    return 0;
+}
+
 static void on_interrupt(void *ctx, int queue)
 {
     struct fuzz *f = ctx;
@@ -357,6 +372,7 @@ static uint64_t run_input(const uint8_t *data, size_t bytes)
         .ram = parts,
         .nram = 2,
         .discard = on_discard,
+        .discard_ranges = on_discard_ranges,
         .interrupt = on_interrupt,
         .ctx = &f,
     };

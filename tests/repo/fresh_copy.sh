@@ -40,7 +40,7 @@ list | diff "$MEMD_TEST_TMP/before" - || fail "building changed the source direc
 for program in memd memctl memvm mkimage; do
     "$built/$program" --help >/dev/null || fail "$program --help"
 done
-[ -x "$built/bench/dedup" ] && [ -x "$built/bench/qemu" ] && [ -x "$built/bench/pager" ] && [ -x "$built/examples/embed" ] || fail "benchmark or example is missing"
+[ -x "$built/bench/dedup" ] && [ -x "$built/bench/qemu" ] && [ -x "$built/bench/pager" ] && [ -x "$built/bench/balloon" ] && [ -x "$built/examples/embed" ] || fail "benchmark or example is missing"
 
 made all
 ! grep -q . "$MEMD_TEST_TMP/make.log" || fail "a second make builds again: $(cat "$MEMD_TEST_TMP/make.log")"
