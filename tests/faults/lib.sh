@@ -16,8 +16,8 @@ run=
 memd_pid=
 memd_options=()
 declare -A guest_pid=()
-patience=1
-[ -z "${MEMD_SAN:-}" ] || patience=3
+patience=3 # times what a quiet machine takes at most: others may be at work on this one
+[ -z "${MEMD_SAN:-}" ] || patience=6
 
 skip() {
     echo "skip: $1"

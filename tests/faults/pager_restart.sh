@@ -132,7 +132,7 @@ for g in "${guests[@]}"; do
 done
 mapfile -t back_ms < <(printf '%d\n' "${back_ms[@]}" | sort -n)
 median=${back_ms[$((kills / 2))]}
-[ "$median" -le $((2000 * patience)) ] || fail "engines came back after ${back_ms[*]} ms"
+[ "$median" -le $((1000 * patience)) ] || fail "engines came back after ${back_ms[*]} ms"
 
 # one ends in order, one is killed with pages in the file: what the device holds for them goes
 for g in "${guests[@]}"; do ctl pageout "$g" >/dev/null || fail "pageout of $g: $(ctl status)"; done
