@@ -62,9 +62,7 @@ check_lengths() {
 check_headers() {
     local header compiler status=0
     for compiler in gcc clang; do
-        while read -r header; do
-            "$compiler" "${flags[@]}" -Wno-unused-function -fsyntax-only -x c "$header" || status=1
-        done < <(hosted '*.h')
+        hosted '*.h' | xargs -r -P "$jobs" -n 16 "$compiler" "${flags[@]}" -Wno-unused-function -fsyntax-only -x c || status=1
     done
     # what embedders include belongs to C++ programs, too
     for header in include/memd/memd.h include/memd/balloon.h; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=480 san=no
+# memd-test: timeout=480 san=no alone
 #
 # The kinds of guest RAM QEMU knows. What can take part does: one backend, two NUMA nodes, preallocated, with and
 # without huge pages. What can't is shown with its reason: shared, memfd, hugetlb, locked.
