@@ -73,10 +73,7 @@ common() {
     ctl budget --json | awk -v key="\"$1\":" '/"name":/ { of = /"common"/ } of && $1 == key { print $2 + 0; exit }'
 }
 
-check_all() {
-    local name
-    for name in "${!guest_pid[@]}"; do guest_check "$name"; done
-}
+check_all() { guests_check "${!guest_pid[@]}"; }
 
 set_up /dev/shm
 printf 'budget = 0\n[domain pair]\nuids = %s\n[vm sealed*]\nswap = never\n' "$(id -u)" >>"$tmp/memd.conf"
@@ -84,7 +81,7 @@ seq 1000000 12000000 | head -c $((60 * mib)) >"$tmp/text"
 memd_options=(--free-low 0 --free-hard 0 --free-soft 0) # whatever else this machine is short of
 memd_options+=(--sample-pages 512 --sample-ms 500)
 memd_start
-for i in 1 2 3; do guest g$i --mem 64 --domain common --shared 20 --zero 5 --sweep 50 --verify 100; done
+for i in 1 2 3; do guest g$i --mem 64 --domain common --shared 20 --zero 5 --sweep 20 --verify 40; done
 settle 60
 [ "$(budget memory_state)" = high ] || fail "without a budget memory is not high: $(ctl budget)"
 [ "$(budget used_bytes)" -gt $((120 * mib)) ] || fail "three guests of 64 MiB use $(budget used_bytes) bytes"
