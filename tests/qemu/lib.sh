@@ -223,10 +223,10 @@ in_guests() {
 
 # ---- memory, by the kernel
 
-# pss_kib PID...: sum of their proportional set sizes
+# pss_kib PID...: sum of their proportional set sizes, but for files, of which a share goes when another test runs QEMU
 pss_kib() {
     local pid
-    for pid; do cat "/proc/$pid/smaps_rollup"; done | awk '$1 == "Pss:" { sum += $2 } END { print sum + 0 }'
+    for pid; do cat "/proc/$pid/smaps_rollup"; done | awk '$1 == "Pss_Anon:" || $1 == "Pss_Shmem:" { sum += $2 } END { print sum + 0 }'
 }
 
 # qemu_pss_kib: of all guests
