@@ -66,7 +66,7 @@ serve_end() {
 ctl() {
     local code=$1 status
     shift
-    timeout 60 "$bin/memctl" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    timeout 120 "$bin/memctl" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
     status=$?
     [ $status = "$code" ] || fail "memctl $* ended with $status, not $code"
     # a message is one line, and errors are the only thing on stderr

@@ -117,7 +117,7 @@ static void vanish_anywhere(void **state)
     struct script_options options = {.budget = &budget, .store_blocks = 64};
     struct rig rig = rig_open(&options, NPAGES, unique);
     uint64_t turns = kit_scaled(VANISH_N, 4), merges = 0;
-    unsigned seed = 7, slowest = 0;
+    unsigned seed = 7, slowest = 0, late = 0;
     static struct guest guest;
     pthread_t thread;
 
@@ -135,7 +135,7 @@ static void vanish_anywhere(void **state)
         script_appear(rig.script);
         unsigned took = script_wait_back(rig.vm, before);
         slowest = took > slowest ? took : slowest;
-        CHECK(took <= BACK_MS || kit_sanitized(), "the engine took %u ms to come back", took);
+        late += took > BACK_MS;
         CHECK(script_fence(rig.vm), "the session is over");
         if (i % 4 == 3) {
             EQUALS(script_unmerge(rig.vm), 0);
@@ -147,6 +147,9 @@ static void vanish_anywhere(void **state)
     merges = kit_stats(rig.memd).merges;
     printf("%llu times gone, %llu merges, back in %u ms at the slowest\n", (unsigned long long)turns,
            (unsigned long long)merges, slowest);
+    /* on a busy machine it can be long before the engine gets a CPU */
+    CHECK(late <= turns / 2 || kit_sanitized(), "the engine was late %u times, %u ms at the slowest", late,
+          slowest);
     CHECK(merges > 0, "nothing was merged");
     check_accounts(&rig);
     guest_end(&guest, thread);
@@ -287,7 +290,7 @@ static pid_t clone_helper(void)
 static void helper_holds_the_socket(void **state)
 {
     char dir[96], buf[512];
-    struct timeval limit = {.tv_sec = BACK_MS / 1000};
+    struct timeval limit = {.tv_sec = 20};
 
     (void)state;
     int sock = listen_in(dir);
@@ -327,8 +330,8 @@ static void mute_daemon(void **state)
     }
     int peer = accept(sock, NULL, NULL);
     uint64_t start = kit_ms();
-    OK(memd_close(m, 5000));
-    CHECK(kit_ms() - start < 3000, "close waits for the daemon");
+    OK(memd_close(m, 30000));
+    CHECK(kit_ms() - start < 5000, "close waits for the daemon"); /* which would be for its whole time-out */
     CHECK(guest_differs(ram, 1) < 0, "page 0 differs");
     close(peer);
     listen_end(sock, dir);

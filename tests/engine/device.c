@@ -71,11 +71,24 @@ void device_set(const char *knob, unsigned long value)
 
 void device_good(void)
 {
-    static const char *const knobs[] = {"read-ms", "write-ms",    "read-error",
-                                        "room",    "drop-writes", "write-error"};
+    static const char *const knobs[] = {"read-ms",     "write-ms",    "read-error", "room",
+                                        "drop-writes", "write-error", "hold-reads", "hold-writes"};
 
     for (unsigned i = 0; i < sizeof knobs / sizeof *knobs; i++)
         device_set(knobs[i], 0);
+}
+
+void device_holds(unsigned long n)
+{
+    unsigned long held = 0;
+    char line[128];
+
+    for (uint64_t limit = kit_ms() + 60000; held < n; usleep(1000)) {
+        CHECK(kit_ms() < limit, "only %lu requests wait for the device", held);
+        dprintf(device.to, "held\n");
+        CHECK(fgets(line, sizeof line, device.from) && sscanf(line, "held %lu", &held) == 1, "badfs: %s",
+              line);
+    }
 }
 
 const char *device_dir(void)

@@ -9,6 +9,8 @@
 /* Before the first engine. Ends the test with 77 where nothing can be mounted. */
 void device_open(void);
 const char *device_dir(void);
+/* Wait until this many requests wait for hold-reads or hold-writes to end. */
+void device_holds(unsigned long n);
 /* The commands of badfs. */
 void device_set(const char *knob, unsigned long value);
 void device_good(void);  /* all of them 0 */

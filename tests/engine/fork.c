@@ -2,10 +2,7 @@
 /*
  * fork() in a process with an engine: the child sees its memory as it was, merged pages and all, and no frame
  * is reused under it; the engine rests until the child is gone or has become another program; what the
- * program has excluded from fork stays excluded; in the child the engine does not exist. memd-test:
- * san=address
- *
- * (ThreadSanitizer does not follow the child of a process with threads.)
+ * program has excluded from fork stays excluded; in the child the engine does not exist.
  */
 #include "rig.h"
 

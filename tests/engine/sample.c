@@ -108,16 +108,19 @@ static void wait_no_samples(const struct rig *rig)
 /* All of the first cohort: as many as are wanted, since all pages are there; returns how many. */
 static uint64_t wait_cohort(struct rig *rig)
 {
-    uint64_t limit = kit_ms() + WAIT_MS, n, parked;
+    uint64_t limit = kit_ms() + WAIT_MS, n = 0, parked;
+    unsigned looks = 0; /* that found nothing new */
 
-    do {
+    while (looks < 10) {
         CHECK(kit_ms() < limit, "no samples");
         usleep(50000);
-        n = STAT(rig, sampled_pages);
         parked = script_count_state(rig->vm, 0, WIRE_PAGE_PARKED);
-    } while (n != parked || n < SAMPLES * 3 / 4); /* a page may be drawn twice, and is then two samples */
-    usleep(200000);
-    return script_count_state(rig->vm, 0, WIRE_PAGE_PARKED);
+        /* a page may be drawn twice, and is then two samples */
+        bool same = parked == n && STAT(rig, sampled_pages) == n && n >= SAMPLES * 3 / 4;
+        looks = same ? looks + 1 : 0;
+        n = parked;
+    }
+    return n;
 }
 
 static void assert_near(const char *what, uint64_t is, double expected, double share)

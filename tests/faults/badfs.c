@@ -4,11 +4,16 @@
  * without a library; needs root. memd-test: helper
  *
  * Use: badfs DIR. Mounts itself there, prints "ready", and takes commands from stdin, answering each with
- * "ok": read-ms N       reads take so long; any number of them at a time write-ms N      the same for writes
+ * "ok":
+ *   read-ms N       reads take so long; any number of them at a time
+ *   write-ms N      the same for writes
+ *   hold-reads N    1: reads wait until it is 0 again
+ *   hold-writes N   the same for writes
  *   read-error N    reads fail with this errno; 0: they do not
  *   write-error N   the same for writes
  *   room N          bytes that files may take together; 0: any. More is ENOSPC
  *   drop-writes N   1: writes are said to be done and are not
+ *   held            answers "held N": how many requests wait
  *   used            answers "used BYTES": what files take, those without a name, too
  * Ends, and takes the file system with it, with its stdin.
  *
@@ -51,7 +56,8 @@ struct file {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of files */
 static struct file files[FILES_MAX];
 static int fuse_fd;
-static _Atomic unsigned long read_ms, write_ms, read_error, write_error, room, drop_writes;
+static _Atomic unsigned long read_ms, write_ms, read_error, write_error, room, drop_writes, hold_reads,
+    hold_writes, nheld;
 
 static void die(const char *format, ...)
 {
@@ -175,13 +181,22 @@ static void do_init(const struct fuse_in_header *h, const struct fuse_init_in *i
     reply(h->unique, 0, &out, sizeof out);
 }
 
+static void delay(const _Atomic unsigned long *hold, const _Atomic unsigned long *ms)
+{
+    atomic_fetch_add(&nheld, 1);
+    while (atomic_load(hold))
+        usleep(1000);
+    atomic_fetch_sub(&nheld, 1);
+    if (atomic_load(ms))
+        usleep((useconds_t)atomic_load(ms) * 1000);
+}
+
 static void do_read(const struct fuse_in_header *h, int fd, const struct fuse_read_in *in)
 {
     static _Thread_local char data[IO_MAX];
     int error = (int)atomic_load(&read_error);
 
-    if (atomic_load(&read_ms))
-        usleep((useconds_t)atomic_load(&read_ms) * 1000);
+    delay(&hold_reads, &read_ms);
     ssize_t n = error ? -1 : pread(fd, data, in->size < IO_MAX ? in->size : IO_MAX, (off_t)in->offset);
     reply(h->unique, error ? error : n < 0 ? errno : 0, data, n < 0 ? 0 : (size_t)n);
 }
@@ -205,8 +220,7 @@ static void do_write(const struct fuse_in_header *h, int fd, const struct fuse_w
 {
     struct fuse_write_out out = {.size = in->size};
 
-    if (atomic_load(&write_ms))
-        usleep((useconds_t)atomic_load(&write_ms) * 1000);
+    delay(&hold_writes, &write_ms);
     reply(h->unique, store(fd, in), &out, sizeof out);
 }
 
@@ -370,8 +384,14 @@ static const struct knob {
     const char *name;
     _Atomic unsigned long *value;
 } knobs[] = {
-    {"read-ms", &read_ms},         {"write-ms", &write_ms}, {"read-error", &read_error},
-    {"write-error", &write_error}, {"room", &room},         {"drop-writes", &drop_writes},
+    {"read-ms", &read_ms},
+    {"write-ms", &write_ms},
+    {"read-error", &read_error},
+    {"write-error", &write_error},
+    {"room", &room},
+    {"drop-writes", &drop_writes},
+    {"hold-reads", &hold_reads},
+    {"hold-writes", &hold_writes},
 };
 
 static void command(const char *line)
@@ -379,6 +399,10 @@ static void command(const char *line)
     unsigned long value;
     char name[32];
 
+    if (!strncmp(line, "held", 4)) {
+        printf("held %lu\n", atomic_load(&nheld));
+        return;
+    }
     if (!strncmp(line, "used", 4)) {
         pthread_mutex_lock(&lock);
         printf("used %llu\n", (unsigned long long)used_bytes());

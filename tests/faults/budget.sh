@@ -73,10 +73,7 @@ common() {
     ctl budget --json | awk -v key="\"$1\":" '/"name":/ { of = /"common"/ } of && $1 == key { print $2 + 0; exit }'
 }
 
-check_all() {
-    local name
-    for name in "${!guest_pid[@]}"; do guest_check "$name"; done
-}
+check_all() { guests_check "${!guest_pid[@]}"; }
 
 set_up /dev/shm
 printf 'budget = 0\n[domain pair]\nuids = %s\n[vm sealed*]\nswap = never\n' "$(id -u)" >>"$tmp/memd.conf"
@@ -84,7 +81,7 @@ seq 1000000 12000000 | head -c $((60 * mib)) >"$tmp/text"
 memd_options=(--free-low 0 --free-hard 0 --free-soft 0) # whatever else this machine is short of
 memd_options+=(--sample-pages 512 --sample-ms 500)
 memd_start
-for i in 1 2 3; do guest g$i --mem 64 --domain common --shared 20 --zero 5 --sweep 50; done
+for i in 1 2 3; do guest g$i --mem 64 --domain common --shared 20 --zero 5 --sweep 20 --verify 40; done
 settle 60
 [ "$(budget memory_state)" = high ] || fail "without a budget memory is not high: $(ctl budget)"
 [ "$(budget used_bytes)" -gt $((120 * mib)) ] || fail "three guests of 64 MiB use $(budget used_bytes) bytes"
@@ -132,7 +129,7 @@ check_all
 ctl vm set g2 limit=none >/dev/null || fail "a limit cannot be taken off"
 
 # ---- of a domain
-guest alone --mem 32 --sweep 50
+guest alone --mem 32 --sweep 50 --verify 100
 ctl budget 70M --domain common >/dev/null || fail "a domain's budget was refused"
 out=$(ctl budget 70M --domain nowhere 2>&1) && fail "a domain that is none got a budget"
 await 30 at_most $((77 * mib)) common used_bytes || fail "the domain does not come down: $(ctl budget)"
@@ -141,7 +138,7 @@ ctl budget off --domain common >/dev/null || fail "budget off of a domain"
 guest_end alone
 
 # ---- of two alike, the one that uses its memory keeps it: what is idle is taxed
-guest busy --mem 64 --domain pair
+guest busy --mem 64 --domain pair --verify 400
 guest idle --mem 64 --domain pair --verify 1
 knows() {
     [ "$(vm busy working_set_bytes)" -ge $((48 * mib)) ] && [ "$(vm idle working_set_bytes)" -le $((12 * mib)) ]
@@ -178,7 +175,7 @@ ctl status | grep -q "^alarm: memory is low" || fail "status raises no alarm: $(
 curl -sS --unix-socket "$run/control.sock" http://memd/metrics >"$tmp/metrics"
 grep -qx "memd_memory_alarm 1" "$tmp/metrics" || fail "no alarm in /metrics"
 grep -q "memory is low (a budget of 136 MiB)" "$tmp/memd.err" || fail "no alarm in the log"
-guest late --mem 32 --domain common
+guest late --mem 32 --domain common --verify 100
 refused() {
     grep -q "the daemon refused: VM late: memory is low: [0-9]* of 136 MiB of the budget are in use" "$tmp/late.err"
 }

@@ -16,9 +16,10 @@
 
 static struct kit_daemon daemon_;
 
+/* Guest memory and frames; of program files a share goes when others run the same program. */
 static uint64_t pss(const struct kit_vm *vm)
 {
-    return kit_rollup(vm->pid, "Pss");
+    return kit_rollup(vm->pid, "Pss_Anon") + kit_rollup(vm->pid, "Pss_Shmem");
 }
 
 /* Ask for a balloon of this size and wait until the guest has it. */

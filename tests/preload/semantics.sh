@@ -48,8 +48,7 @@ done
 under late "$program" discard >"$tmp/late.out" 2>"$tmp/late.err" &
 late=$!
 guest_pid[late]=$late
-sleep 1.5
-grep -q 'no memd answers' "$tmp/late.err" || fail "no warning: $(cat "$tmp/late.err")"
+await 20 grep -q 'no memd answers' "$tmp/late.err" || fail "no warning: $(cat "$tmp/late.err")"
 [ ! -s "$tmp/nothing.err" ] || fail "a warning without a reason: $(cat "$tmp/nothing.err")"
 memd_start
 wait "$late" || fail "late exited with $?: $(cat "$tmp/late.err")"

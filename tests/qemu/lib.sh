@@ -44,9 +44,12 @@ vehicle_clean_up() {
 
 probe_is_over() { grep -qs "$booted" "$files/probe.console" || qemu_has_ended probe; }
 
-# KVM, if it boots the guest; where the processor's own virtualization is missing that takes minutes. Found out once.
+# KVM, if it boots the guest; where the processor's own virtualization is missing that takes minutes. Found out once,
+# by the first of the tests that run side by side.
 choose_accel() {
-    local cache=$vehicle/accel
+    local cache=$vehicle/accel lock
+    exec {lock}>"$vehicle/lock"
+    flock "$lock"
     if [ ! -w /dev/kvm ]; then
         qemu_accel=tcg
     elif [ -s "$cache" ]; then
@@ -56,12 +59,13 @@ choose_accel() {
         guest_pid[probe]=
         { # where KVM boots nothing QEMU may abort, and be gone: that is what is asked here, no news
             qemu_launch probe 128
-            await 15 probe_is_over || true
+            await 5 probe_is_over || true
             grep -qs "$booted" "$files/probe.console" || qemu_accel=tcg
             qemu_kill probe
         } 2>/dev/null
         echo $qemu_accel >"$cache"
     fi
+    exec {lock}>&-
 }
 
 # ---- QEMU
@@ -219,10 +223,10 @@ in_guests() {
 
 # ---- memory, by the kernel
 
-# pss_kib PID...: sum of their proportional set sizes
+# pss_kib PID...: sum of their proportional set sizes, but for files, of which a share goes when another test runs QEMU
 pss_kib() {
     local pid
-    for pid; do cat "/proc/$pid/smaps_rollup"; done | awk '$1 == "Pss:" { sum += $2 } END { print sum + 0 }'
+    for pid; do cat "/proc/$pid/smaps_rollup"; done | awk '$1 == "Pss_Anon:" || $1 == "Pss_Shmem:" { sum += $2 } END { print sum + 0 }'
 }
 
 # qemu_pss_kib: of all guests

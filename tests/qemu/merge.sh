@@ -23,6 +23,15 @@ counters_agree() {
     [ ${off#-} -le $((net / 20 + 16384)) ]
 }
 
+# at_rest: nothing is reported free any more, for 2 s
+at_rest() {
+    local was is
+    was=$(all_pss_kib)
+    sleep 2
+    is=$(all_pss_kib)
+    [ $((was - is)) -lt 1024 ]
+}
+
 memd_options=(--merge off)
 memd_set_up
 for g in $guests; do
@@ -32,7 +41,8 @@ done
 qemu_booted $guests
 guests_load "$guests" $read_percent
 step "loaded"
-sleep 3 # free pages are reported
+await 60 at_rest || fail "memory does not come to rest: PSS is $(all_pss_kib) KiB"
+step "free pages are reported"
 before_kib=$(all_pss_kib)
 memd_ctl merge on
 memd_settle

@@ -150,3 +150,36 @@ refused() {
     step "refused: $*"
     [ -z "$bare" ] || fail "QEMU alone does not do this here"
 }
+
+# ---- kinds of guest RAM
+
+mib=128 # of a guest
+
+# launch NAME BACKEND-OPTIONS [OPTION...]: all RAM is this backend
+launch() {
+    local name=$1 backend=$2
+    shift 2
+    qemu_launch "$name" $mib -object "$backend,id=ram0,size=${mib}M" -machine memory-backend=ram0 "$@"
+}
+
+# takes_part NAME...: boot, merge, verify, end
+takes_part() {
+    qemu_booted "$@"
+    guests_load "$*" 5
+    merged "$@"
+    memd_settle
+    guests_verify "$*" 5
+    step "merged: $*"
+    qemu_end "$@"
+}
+
+# takes_no_part REASON NAME: boots and loses nothing; memd says why
+takes_no_part() {
+    qemu_booted "$2"
+    guests_load "$2" 5
+    not_merged "$2" "$1" $mib
+    [ -n "$bare" ] || [ "$(merged_pages "$2")" -lt 500 ] || fail "$2 is merged"
+    guests_verify "$2" 5
+    step "takes no part ($1): $2"
+    qemu_end "$2"
+}

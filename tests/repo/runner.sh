@@ -3,7 +3,8 @@
 # memd-test: timeout=60 san=no
 #
 # tests/run.sh and .ci/run count what they run: passes, failures, skips with their reason, time-outs, processes
-# left behind; and end with a line of exactly "N passed, N failed" and the right exit code.
+# left behind; and end with a line of exactly "N passed, N failed" and the right exit code. Tests run side by side,
+# but those that have to be alone; what is printed is in order; an interrupted run leaves nothing behind.
 set -euo pipefail
 
 fail() {
@@ -71,6 +72,60 @@ expect 1 3 1
 [ "$(cat "$tree/build/tests/summary")" = '3 1 1' ] || fail "summary: $(cat "$tree/build/tests/summary")"
 ret_output=$("$tree/tests/run.sh" --build-dir "$tree/build" --san address --list)
 ! grep -q instrumented <<<"$ret_output" || fail "a test of another sanitizer is run: $ret_output"
+
+# ---- side by side: each waits for the other
+mkdir "$MEMD_TEST_TMP/met"
+for one in one other; do
+    met='until [ -e $0/one ] && [ -e $0/other ]; do sleep 0.02; done'
+    write_test "meets_$one" "timeout=$([ $one = one ] && echo 20 || echo 10)" ": >$MEMD_TEST_TMP/met/$one" \
+        "[ $one = other ] || trap 'sleep 0.3' EXIT" "${met//\$0/$MEMD_TEST_TMP/met}"
+done
+run_tests --jobs 2 meets
+expect 0 2 0
+[ "$(sed -n 's/^ok .* some\/meets_//p' <<<"$ret_output" | xargs)" = "one other" ] || fail "not in order: $ret_output"
+rm "$MEMD_TEST_TMP"/met/*
+sed -i 's/timeout=20/timeout=2/; s/timeout=10/timeout=1/' "$tree"/tests/some/meets_*.sh
+run_tests --jobs 1 meets # and with one at a time the first waits in vain
+expect 1 1 1
+for bad in 0 x -1; do
+    run_tests --jobs "$bad" passes
+    [ "$ret_status" = 2 ] || fail "--jobs $bad is taken"
+done
+
+# ---- alone: nobody else is there meanwhile
+in_use="$MEMD_TEST_TMP/in_use"
+for n in 1 2 3; do
+    write_test "shares_$n" '' "mkdir $in_use.$n" 'sleep 0.2' "rmdir $in_use.$n"
+    write_test "keeps_$n" 'alone timeout=200' "mkdir $in_use.alone && ! ls -d $in_use.[0-9]" 'status=$?' 'sleep 0.1' \
+        "rmdir $in_use.alone" 'exit $status'
+done
+run_tests --jobs 3 shares keeps
+expect 0 6 0
+
+# ---- interrupted: everything that was started is gone, and its files
+for n in 1 2; do
+    write_test "stays_$n" '' "setsid sleep 1000 &" "echo \$! \$\$ >$MEMD_TEST_TMP/stays.$n" 'sleep 1000'
+done
+mkdir "$MEMD_TEST_TMP/tmp"
+for how in INT:130 TERM:143; do
+    signal=${how%:*}
+    rm -f "$MEMD_TEST_TMP"/stays.*
+    TMPDIR=$MEMD_TEST_TMP/tmp env --default-signal=INT "$tree/tests/run.sh" --build-dir "$tree/build" --jobs 2 stays >"$MEMD_TEST_TMP/stays" 2>&1 &
+    run=$!
+    until [ -s "$MEMD_TEST_TMP/stays.1" ] && [ -s "$MEMD_TEST_TMP/stays.2" ]; do
+        kill -0 $run || fail "it has ended: $(cat "$MEMD_TEST_TMP/stays")"
+        sleep 0.02
+    done
+    kill -"$signal" $run
+    ret_status=0
+    wait $run || ret_status=$?
+    [ "$ret_status" = "${how#*:}" ] || fail "exit code $ret_status after SIG$signal"
+    cat "$MEMD_TEST_TMP"/stays.[12] | tr ' ' '\n' | while read -r pid; do
+        state=$(awk '/^State/ {print $2}' "/proc/$pid/status" 2>/dev/null) || state=
+        [ -z "$state" ] || [ "$state" = Z ] || fail "after SIG$signal a process goes on, in state $state"
+    done
+    [ -z "$(ls -A "$MEMD_TEST_TMP/tmp")" ] || fail "SIG$signal left $(find "$MEMD_TEST_TMP/tmp")"
+done
 
 # .ci/run adds up what its steps say, and counts those that say nothing
 cat >"$tree/bin/make" <<'MAKE'
