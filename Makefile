@@ -77,7 +77,8 @@ endif
 help:
 	@sed -n 's/^#: //p' Makefile mk/*.mk
 
-#: make [all]          libmemd (.a, .so), memd, memctl, memd-run, memvm, mkimage, the benchmarks and the examples
+#: make [all]          libmemd (.a, .so), memd, memctl, memd-run, memd-agent, memvm, mkimage, the benchmarks and the
+#:                     examples
 #: make demo           build, then run Linux guests in QEMU and eight KVM guests under memd and watch their memory
 #:                     shrink (under two minutes)
 #: make check          all tests, scaled to a quarter of an hour

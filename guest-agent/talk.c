@@ -30,7 +30,6 @@ static void session_end(struct talk *talk)
 {
     talk->session = 0;
     talk->version = 0;
-    talk->seq = 0;
     talk->here_due = talk->report_due = talk->consumers_due = talk->refusal_due = false;
     talk->reclaim = (struct talk_reclaim){0};
 }

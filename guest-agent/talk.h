@@ -40,11 +40,11 @@ struct talk {
     uint64_t instance, boot;
     uint32_t features;
     unsigned own_interval_ms;
+    uint32_t seq;
     /* of the session; 0: nobody has greeted */
     uint64_t session;
     unsigned version; /* 0: no common one */
     unsigned interval_ms, heartbeat_ms;
-    uint32_t seq;
     bool here_due, report_due, consumers_due;
     bool refusal_due; /* a second reclaim while one is under way */
     uint64_t refused_id;

@@ -46,7 +46,7 @@ struct agent_head {
     uint8_t version; /* of the frame's layout: 1 in HELLO and HERE, later the highest both ends know */
     uint8_t type;    /* enum agent_type */
     uint16_t bytes;  /* of the whole frame, at most AGENT_FRAME_MAX */
-    uint32_t seq;    /* of the sender's frames in this session: the next is one more, modulo 2^32 */
+    uint32_t seq;    /* of the sender's frames: the next is one more, modulo 2^32 */
     uint32_t crc;    /* CRC-32 (IEEE 802.3) of the whole frame, this field zero */
     uint64_t session;
 };
