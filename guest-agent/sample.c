@@ -50,8 +50,8 @@ int sampler_open(struct sampler *s, const char *proc_root, const char *cgroup_di
     return s->meminfo_fd < 0 ? s->meminfo_fd : 0;
 }
 
-/* A file of /proc as a whole: the kernel hands it out in pieces. */
-static size_t read_text(struct sampler *s, int fd)
+/* A file of /proc. One that is made as a whole comes with the first read; others are handed out in pieces. */
+static size_t read_text(struct sampler *s, int fd, bool in_pieces)
 {
     size_t n = 0;
     ssize_t got;
@@ -63,6 +63,8 @@ static size_t read_text(struct sampler *s, int fd)
         if (got <= 0)
             break;
         n += (size_t)got;
+        if (!in_pieces)
+            break;
     }
     return n;
 }
@@ -71,15 +73,15 @@ void sampler_look(struct sampler *s, struct sample *sample)
 {
     struct timespec up;
 
-    parse_meminfo(s->text, read_text(s, s->meminfo_fd), sample);
-    parse_pressure(s->text, read_text(s, s->pressure_fd), sample);
+    parse_meminfo(s->text, read_text(s, s->meminfo_fd, false), sample);
+    parse_pressure(s->text, read_text(s, s->pressure_fd, false), sample);
     clock_gettime(CLOCK_BOOTTIME, &up);
     sample_set(sample, AGENT_UPTIME_MS, (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
 }
 
 void sampler_look_closer(struct sampler *s, struct sample *sample)
 {
-    parse_vmstat(s->text, read_text(s, s->vmstat_fd), s->page_bytes, sample);
+    parse_vmstat(s->text, read_text(s, s->vmstat_fd, true), s->page_bytes, sample);
 }
 
 /* ---------------------------------------------------------------- cgroups */
