@@ -86,6 +86,7 @@ help:
 #: make check-asan     the tests under AddressSanitizer and UBSan
 #: make check-tsan     the tests under ThreadSanitizer
 #: make fuzz-balloon   the balloon device under libFuzzer, FUZZ_S=60 seconds (wants clang)
+#: make fuzz-agent     both ends of the agent's protocol, the same way
 #: make bench-dedup    memd and the kernel's KSM side by side; build/bench/dedup.json
 #: make bench-qemu     the same on real Linux guests in QEMU; build/bench/qemu.json
 #: make bench-pager    memd and the kernel's swap (zram, files) side by side; build/bench/pager.json

@@ -4,7 +4,7 @@
 # program of their directory. A program is linked with the archives of the components whose headers it (or a
 # helper of its directory) includes, and with memd/common. Shell tests are run where they lie.
 
-.PHONY: check check-asan check-tsan check-long tests fuzz-balloon
+.PHONY: check check-asan check-tsan check-long tests fuzz-balloon fuzz-agent
 
 TEST_PROGRAMS :=
 
@@ -63,6 +63,7 @@ check-tsan:
 
 FUZZ_S ?= 60
 FUZZ_SRC_balloon := tests/fuzz/test_balloon.c $(SRC_balloon)
+FUZZ_SRC_agent := tests/fuzz/test_agent.c guest-agent/talk.c memd/common/agent_codec.c memd/daemon/agent_peer.c
 
 $(B)/fuzz/%: tests/fuzz/test_%.c FORCE
 	$(call say,LD,$@)
@@ -70,6 +71,6 @@ $(B)/fuzz/%: tests/fuzz/test_%.c FORCE
 	$(Q)clang $(CPPFLAGS_ALL) -DFUZZ_LIBFUZZER -std=gnu11 -O1 -g $(WARN) -pthread \
 		-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $(FUZZ_SRC_$*)
 
-fuzz-balloon: fuzz-%: $(B)/fuzz/%
+fuzz-balloon fuzz-agent: fuzz-%: $(B)/fuzz/%
 	@mkdir -p $(B)/fuzz/corpus/$*
 	$(Q)$(B)/fuzz/$* -max_total_time=$(FUZZ_S) -max_len=4096 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$* tests/fuzz/corpus/$*
