@@ -83,7 +83,8 @@ endif
 help:
 	@sed -n 's/^#: //p' Makefile mk/*.mk
 
-#: make [all]          libmemd (.a, .so), memd, memctl, memd-run, memvm, mkimage, the benchmarks and the examples
+#: make [all]          libmemd (.a, .so), memd, memctl, memd-run, memd-agent, memvm, mkimage, the benchmarks and the
+#:                     examples
 #: make demo           build, then run Linux guests in QEMU and eight KVM guests under memd and watch their memory
 #:                     shrink (under two minutes)
 #: make check          all tests, scaled to a quarter of an hour
@@ -91,6 +92,7 @@ help:
 #: make check-asan     the tests under AddressSanitizer and UBSan
 #: make check-tsan     the tests under ThreadSanitizer
 #: make fuzz-balloon   the balloon device under libFuzzer, FUZZ_S=60 seconds (wants clang)
+#: make fuzz-agent     both ends of the agent's protocol, the same way
 #: make bench-dedup    memd and the kernel's KSM side by side; build/bench/dedup.json
 #: make bench-qemu     the same on real Linux guests in QEMU; build/bench/qemu.json
 #: make bench-pager    memd and the kernel's swap (zram, files) side by side; build/bench/pager.json

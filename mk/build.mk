@@ -8,6 +8,7 @@ SRC_balloon := $(wildcard balloon-driver/device/*.c)
 SRC_common := $(wildcard memd/common/*.c)
 SRC_daemon := $(wildcard memd/daemon/*.c)
 SRC_ctl := $(wildcard memd/ctl/*.c)
+SRC_agent := $(wildcard guest-agent/*.c)
 SRC_preload := $(wildcard memd/preload/*.c)
 SRC_memvm := $(wildcard bench/memvm/*.c balloon-driver/guest/*.c)
 SRC_mkimage := $(wildcard bench/memvm/mkimage/*.c)
@@ -17,7 +18,7 @@ SRC_guests := $(wildcard bench/qemu/*.c)
 SRC_pager := $(wildcard bench/pager/*.c)
 SRC_inflate := $(wildcard bench/balloon/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine balloon common daemon ctl preload memvm mkimage benchmark dedup guests pager inflate
+COMPONENTS := engine balloon common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -44,6 +45,7 @@ FORCE:
 # ---- objects
 
 $(OBJ_engine) $(OBJ_balloon) $(OBJ_common): OBJ_FLAGS := $(PIC)
+$(OBJ_agent) $(MAIN_agent): OBJ_FLAGS := -Os -ffunction-sections -fdata-sections
 $(OBJ_preload): OBJ_FLAGS := $(PIC) -fvisibility=hidden
 $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(call say,CC,$<)
@@ -127,9 +129,15 @@ $(B)/memd-run: $(MAIN_preload)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^
 
+# one file that runs in any guest; with sanitizers it cannot be static
+PROGRAMS += $(B)/memd-agent
+$(B)/memd-agent: $(MAIN_agent) $(AR_agent) $(AR_common)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(if $(SAN),,-static) $(LDFLAGS_ALL) -Wl,--gc-sections -o $@ $^
+
 # short names: make memd, make memvm, ...
-.PHONY: memd memctl memvm mkimage libmemd
-memd memctl memvm mkimage: %: $(B)/%
+.PHONY: memd memctl memd-agent memvm mkimage libmemd
+memd memctl memd-agent memvm mkimage: %: $(B)/%
 libmemd: $(LIBRARIES)
 
 # ---- the guest payload of memvm

@@ -10,18 +10,19 @@ DOCDIR ?= $(PREFIX)/share/doc/memd
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 D = $(DESTDIR)
 
-INSTALL_BIN := memd memctl memd-run
+INSTALL_BIN := memd memctl memd-run memd-agent
 INSTALL_HEADERS := $(wildcard include/memd/*.h)
 INSTALL_DOCS := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md)
 INSTALL_EXAMPLES := $(wildcard docs/examples/*)
 # memvm stays in the build directory, and its page here
 MANPAGES := $(filter-out docs/man/memvm.%,$(wildcard docs/man/*.[1-8]))
+UNITS := memd.service memd-agent.service
 man_path = $(MANDIR)/man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
 
 INSTALLED = $(addprefix $(BINDIR)/,$(INSTALL_BIN)) \
 	$(LIBDIR)/memd/libmemd-preload.so $(LIBDIR)/libmemd.a $(LIBDIR)/libmemd.so $(LIBDIR)/$(SONAME) $(LIBDIR)/libmemd.so.$(VERSION) \
 	$(LIBDIR)/pkgconfig/memd.pc $(addprefix $(INCLUDEDIR)/memd/,$(notdir $(INSTALL_HEADERS))) \
-	$(foreach m,$(MANPAGES),$(call man_path,$(m))) $(UNITDIR)/memd.service \
+	$(foreach m,$(MANPAGES),$(call man_path,$(m))) $(addprefix $(UNITDIR)/,$(UNITS)) \
 	$(addprefix $(DOCDIR)/,$(notdir $(INSTALL_DOCS))) $(addprefix $(DOCDIR)/examples/,$(notdir $(INSTALL_EXAMPLES)))
 
 # Directories that install had to make are noted, so that uninstall takes away those and no others.
@@ -48,8 +49,8 @@ install: $(LIBRARIES) $(addprefix $(B)/,$(INSTALL_BIN))
 	$(Q)ln -sf $(SONAME) $(D)$(LIBDIR)/libmemd.so
 	$(Q)install -m 644 $(INSTALL_HEADERS) $(D)$(INCLUDEDIR)/memd
 	$(Q)$(FILL) dist/memd.pc.in >$(D)$(LIBDIR)/pkgconfig/memd.pc
-	$(Q)$(FILL) dist/memd.service.in >$(D)$(UNITDIR)/memd.service
-	$(Q)chmod 644 $(D)$(LIBDIR)/pkgconfig/memd.pc $(D)$(UNITDIR)/memd.service
+	$(Q)$(foreach u,$(UNITS),$(FILL) dist/$(u).in >$(D)$(UNITDIR)/$(u) &&) :
+	$(Q)chmod 644 $(D)$(LIBDIR)/pkgconfig/memd.pc $(addprefix $(D)$(UNITDIR)/,$(UNITS))
 	$(Q)$(foreach m,$(MANPAGES),install -D -m 644 $(m) $(D)$(call man_path,$(m)) &&) :
 	$(Q)install -m 644 $(INSTALL_DOCS) $(D)$(DOCDIR)
 	$(Q)install -m 644 $(INSTALL_EXAMPLES) $(D)$(DOCDIR)/examples

@@ -4,7 +4,7 @@
 # program of their directory. A program is linked with the archives of the components whose headers it (or a
 # helper of its directory) includes, and with memd/common. Shell tests are run where they lie.
 
-.PHONY: check check-asan check-tsan check-long tests fuzz-balloon
+.PHONY: check check-asan check-tsan check-long tests fuzz-balloon fuzz-agent
 
 TEST_PROGRAMS :=
 
@@ -13,6 +13,7 @@ USES_engine := $(if $(SRC_tests),$(shell grep -lE '"(memd/engine/|memd/memd\.h)'
 USES_balloon := $(if $(SRC_tests),$(shell grep -lE '"(balloon-driver/device/|memd/balloon\.h)' /dev/null $(SRC_tests)))
 USES_daemon := $(if $(SRC_tests),$(shell grep -lE '"memd/daemon/' /dev/null $(SRC_tests)))
 USES_ctl := $(if $(SRC_tests),$(shell grep -lE '"memd/ctl/' /dev/null $(SRC_tests)))
+USES_agent := $(if $(SRC_tests),$(shell grep -lE '"guest-agent/' /dev/null $(SRC_tests)))
 USES_memvm := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/[a-z_]+\.h' /dev/null $(SRC_tests)))
 USES_mkimage := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/mkimage/' /dev/null $(SRC_tests)))
 USES_dedup := $(if $(SRC_tests),$(shell grep -lE '"bench/dedup/' /dev/null $(SRC_tests)))
@@ -22,7 +23,7 @@ USES_common := $(SRC_tests)
 
 # test_program SOURCE, helper sources of its directory
 define test_program
-T_USES := $(strip $(foreach c,memvm mkimage dedup benchmark ctl daemon engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
+T_USES := $(strip $(foreach c,memvm mkimage dedup benchmark ctl agent daemon engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
 TEST_PROGRAMS += $(B)/$(1:.c=)
 $(B)/$(1:.c=): T_USES := $$(T_USES)
 $(B)/$(1:.c=): $(patsubst %.c,$(B)/obj/%.o,$(1) $(2)) $$(foreach c,$$(T_USES),$$(AR_$$(c)))
@@ -62,6 +63,7 @@ check-tsan:
 
 FUZZ_S ?= 60
 FUZZ_SRC_balloon := tests/fuzz/test_balloon.c $(SRC_balloon)
+FUZZ_SRC_agent := tests/fuzz/test_agent.c guest-agent/talk.c memd/common/agent_codec.c memd/daemon/agent_peer.c
 
 $(B)/fuzz/%: tests/fuzz/test_%.c FORCE
 	$(call say,LD,$@)
@@ -69,6 +71,6 @@ $(B)/fuzz/%: tests/fuzz/test_%.c FORCE
 	$(Q)clang $(CPPFLAGS_ALL) -DFUZZ_LIBFUZZER -std=gnu11 -O1 -g $(WARN) -pthread \
 		-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $(FUZZ_SRC_$*)
 
-fuzz-balloon: fuzz-%: $(B)/fuzz/%
+fuzz-balloon fuzz-agent: fuzz-%: $(B)/fuzz/%
 	@mkdir -p $(B)/fuzz/corpus/$*
 	$(Q)$(B)/fuzz/$* -max_total_time=$(FUZZ_S) -max_len=4096 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$* tests/fuzz/corpus/$*

@@ -68,8 +68,7 @@ static enum ctl_result job_wait(struct ctl *ctl, int64_t id, const char *what, j
     }
 }
 
-/* Start a job and wait for it. Takes over `body`. */
-static enum ctl_result job_run(struct ctl *ctl, const char *what, json_t *body, json_t **ret_job)
+enum ctl_result ctl_job_run(struct ctl *ctl, const char *what, json_t *body, json_t **ret_job)
 {
     char path[CTL_PATH_BYTES];
     json_t *answer;
@@ -93,7 +92,7 @@ static enum ctl_result job_run(struct ctl *ctl, const char *what, json_t *body, 
 enum ctl_result ctl_unmerge(struct ctl *ctl)
 {
     json_t *job;
-    enum ctl_result result = job_run(ctl, "unmerge", json_pack("{s:s}", "vm", ctl->args[0]), &job);
+    enum ctl_result result = ctl_job_run(ctl, "unmerge", json_pack("{s:s}", "vm", ctl->args[0]), &job);
 
     if (result)
         return result;
@@ -107,7 +106,7 @@ enum ctl_result ctl_settle(struct ctl *ctl)
     uint64_t start_ms = now_ms();
     char took[CTL_SIZE_BYTES];
     json_t *job;
-    enum ctl_result result = job_run(ctl, "settle", json_object(), &job);
+    enum ctl_result result = ctl_job_run(ctl, "settle", json_object(), &job);
 
     if (result)
         return result;
@@ -141,7 +140,7 @@ enum ctl_result ctl_estimate(struct ctl *ctl)
             return CTL_FAILED;
         }
     json_t *body = json_pack("{s:o}", "vms", names);
-    enum ctl_result result = job_run(ctl, "estimate", body, &job);
+    enum ctl_result result = ctl_job_run(ctl, "estimate", body, &job);
     if (result)
         return result;
     if (ctl->json)
@@ -161,7 +160,7 @@ static enum ctl_result page(struct ctl *ctl, const char *what, const char *done)
         json_decref(body);
         body = NULL;
     }
-    enum ctl_result result = job_run(ctl, what, body, &job);
+    enum ctl_result result = ctl_job_run(ctl, what, body, &job);
     if (result)
         return result;
     fprintf(ctl->out, "%s: %s %s\n", ctl->args[0], ctl_size(size, ctl_get_int(job, "paged_bytes")), done);

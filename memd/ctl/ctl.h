@@ -62,6 +62,8 @@ enum ctl_result ctl_settle(struct ctl *ctl);
 enum ctl_result ctl_estimate(struct ctl *ctl);
 enum ctl_result ctl_pageout(struct ctl *ctl);
 enum ctl_result ctl_pagein(struct ctl *ctl);
+enum ctl_result ctl_agent_list(struct ctl *ctl);
+enum ctl_result ctl_agent_reclaim(struct ctl *ctl);
 enum ctl_result ctl_doctor(struct ctl *ctl);
 enum ctl_result ctl_version(struct ctl *ctl);
 
@@ -72,6 +74,12 @@ int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before);
  * line, or nothing if nothing is known. 0 or -ENOMEM. */
 int ctl_working_set_print(struct ctl *ctl, const json_t *vm);
 int ctl_latency_print(struct ctl *ctl, const json_t *vm);
+
+/* ---- cmd_job.c */
+
+/* Start the job of POST /v1/WHAT and wait for its end; takes over `body`. On CTL_DONE the job is the
+ * caller's. */
+enum ctl_result ctl_job_run(struct ctl *ctl, const char *what, json_t *body, json_t **ret_job);
 
 /* ---- http.c */
 

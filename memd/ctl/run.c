@@ -101,6 +101,17 @@ static const struct command {
      "Ctrl-C or the time-out cancels it: what is out by then stays out."},
     {"pagein", NULL, "VM", 1, 1, OPT_BYTES | OPT_TIMEOUT, ctl_pagein, "bring a VM's memory back into RAM",
      "Refused if the memory does not fit. Ctrl-C or the time-out cancels it."},
+    {"agent", "list", "", 0, 0, OPT_JSON, ctl_agent_list, "what agents in guests say",
+     "AVAILABLE is what a guest can give out without swapping, STALLED how much of the time some task waited "
+     "for\n"
+     "memory, between the last two reports. STATE: live; stale (not heard lately); silent (the VM is there, "
+     "its\n"
+     "agent has not answered); absent (nobody is at the socket); refused."},
+    {"agent", "reclaim", "VM SIZE", 2, 2, OPT_TIMEOUT, ctl_agent_reclaim,
+     "have a guest free memory it can spare",
+     "The guest's kernel gives up page cache, and swaps if the guest has swap. Stops when there is no more "
+     "to\n"
+     "be had, or after the time-out (default: 60 s), and says what it came to."},
     {"doctor", NULL, "", 0, 0, OPT_DOCTOR, ctl_doctor, "check this machine for what memd needs",
      "Needs no daemon. Each line is ok, warn or fail, with the command that puts it right; exit code 1 if "
      "any\n"

@@ -114,6 +114,30 @@ int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_
     return ask_paging(core, (struct paging_call){.what.bytes = bytes}, vm, ret_job);
 }
 
+struct reclaim_call {
+    char vm[CORE_NAME_BYTES];
+    uint64_t bytes, id;
+    uint32_t timeout_ms;
+};
+
+static int do_reclaim(struct core *core, void *arg)
+{
+    struct reclaim_call *call = arg;
+    return agents_reclaim(core, call->vm, call->bytes, call->timeout_ms, &call->id);
+}
+
+int core_reclaim_start(struct core *core, const char *vm, uint64_t bytes, uint32_t timeout_ms,
+                       uint64_t *ret_job)
+{
+    struct reclaim_call call = {.bytes = bytes, .timeout_ms = timeout_ms};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm);
+    int err = calls_ask(&core->calls, do_reclaim, &call, sizeof call, NULL);
+    if (!err)
+        *ret_job = call.id;
+    return err;
+}
+
 struct budget_call {
     char domain[CORE_NAME_BYTES];
     uint64_t bytes;

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define UID_SEPARATORS ", \t"
@@ -140,14 +141,20 @@ static int rule_open(struct file_reader *reader, const char *pattern)
     return 0;
 }
 
+enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP, KEY_AGENT };
+
 /* What is to be seen only when all keys of a section have been read. */
 static int section_close(struct file_reader *reader)
 {
     const struct core_vm_rule *rule = reader->rule;
+    struct core_config *core = &reader->config->core;
+    bool agent_only = reader->seen_here == 1u << KEY_AGENT;
 
     reader->domain = NULL;
     reader->rule = NULL;
     reader->seen_here = 0;
+    if (rule && agent_only) /* says nothing of memory: a rule further down may */
+        core->nvm_rules--;
     if (rule && rule->terms.limit_bytes && rule->terms.limit_bytes < rule->terms.reservation_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: the limit is below the reservation",
                             reader->path, rule->pattern);
@@ -211,8 +218,6 @@ static int domain_uids(struct file_reader *reader, const char *value)
     }
 }
 
-enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP };
-
 /* A key that counts once in its section. */
 static int note_key(struct file_reader *reader, enum section_key key, const char *name)
 {
@@ -269,13 +274,55 @@ static int swap_key(struct file_reader *reader, const char *value, bool *field)
     return 0;
 }
 
+/* The path of a socket, vsock:PATH or vsock:CID. */
+static bool agent_route_valid(const char *value)
+{
+    bool vsock = !strncmp(value, "vsock:", 6);
+    const char *rest = vsock ? value + 6 : value;
+    uint64_t cid;
+
+    if (rest[0] == '/')
+        return strlen(rest) < sizeof(((struct sockaddr_un *)0)->sun_path);
+    return vsock && !config_parse_number(rest, &cid) && cid < UINT32_MAX;
+}
+
+static int agent_key(struct file_reader *reader, const char *value)
+{
+    struct core_config *core = &reader->config->core;
+    const char *name = reader->rule->pattern;
+
+    if (!name_is_valid(name))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: agent: an agent belongs to one VM; [vm %s] is a pattern", reader->path,
+                            reader->line, name);
+    if (!agent_route_valid(value))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: agent: '%.80s' is neither a socket's path, vsock:PATH nor vsock:CID",
+                            reader->path, reader->line, value);
+    for (unsigned i = 0; i < core->nagents; i++)
+        if (!strcmp(core->agents[i].name, name))
+            return config_error(reader->report, -EEXIST, "%s:%u: agent: VM %s has one already", reader->path,
+                                reader->line, name);
+    if (core->nagents == CORE_VM_RULES_MAX)
+        return config_error(reader->report, -ENOSPC, "%s:%u: more than %d agents", reader->path, reader->line,
+                            CORE_VM_RULES_MAX);
+    struct core_agent_config *agent = &core->agents[core->nagents++];
+    *agent = (struct core_agent_config){0};
+    strcpy(agent->name, name);
+    strcpy(agent->path, value);
+    return 0;
+}
+
 static int rule_key(struct file_reader *reader, const char *name, const char *value)
 {
     static const struct {
         const char *name;
         enum section_key key;
-    } keys[] = {
-        {"reservation", KEY_RESERVATION}, {"limit", KEY_LIMIT}, {"shares", KEY_SHARES}, {"swap", KEY_SWAP}};
+    } keys[] = {{"reservation", KEY_RESERVATION},
+                {"limit", KEY_LIMIT},
+                {"shares", KEY_SHARES},
+                {"swap", KEY_SWAP},
+                {"agent", KEY_AGENT}};
     struct budget_terms *terms = &reader->rule->terms;
     size_t i = 0;
 
@@ -283,7 +330,7 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         i++;
     if (i == sizeof keys / sizeof keys[0])
         return config_error(reader->report, -EINVAL,
-                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares and swap",
+                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap and agent",
                             reader->path, reader->line, name);
     int result = note_key(reader, keys[i].key, name);
     if (result)
@@ -295,6 +342,8 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         return size_key(reader, name, value, &terms->limit_bytes);
     case KEY_SHARES:
         return shares_key(reader, value, &terms->shares);
+    case KEY_AGENT:
+        return agent_key(reader, value);
     default:
         return swap_key(reader, value, &terms->swap_never);
     }

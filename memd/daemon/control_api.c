@@ -22,6 +22,7 @@
 #include <time.h>
 
 #define JOB_POLL_MS     25
+#define RECLAIM_MS      60000 /* for a guest to reclaim, unless the client says */
 #define PAGEOUT_PARK_MS 1000u /* for a page to be touched before it is packed */
 
 static unsigned status_of_error(int error)
@@ -42,6 +43,8 @@ static unsigned status_of_error(int error)
     case EEXIST:
     case EALREADY:
     case ERANGE:
+    case ENOTCONN:
+    case ENOTSUP:
         return MHD_HTTP_CONFLICT;
     case ETIMEDOUT:
         return MHD_HTTP_GATEWAY_TIMEOUT;
@@ -180,6 +183,16 @@ static void get_metrics(struct control_request *request, struct control_reply *r
         reply->status = MHD_HTTP_OK;
 }
 
+static void get_agents(struct control_request *request, struct control_reply *reply)
+{
+    struct core_snapshot *snapshot = snapshot_take(request, reply);
+
+    if (!snapshot)
+        return;
+    reply_json(reply, MHD_HTTP_OK, control_json_agents(snapshot));
+    core_snapshot_free(snapshot);
+}
+
 static void get_budget(struct control_request *request, struct control_reply *reply)
 {
     struct core_snapshot *snapshot = snapshot_take(request, reply);
@@ -302,6 +315,37 @@ static void post_pagein(struct control_request *request, struct control_reply *r
     uint64_t limit = bytes > 0 ? ((uint64_t)bytes + 4095) & ~4095ull : UINT64_MAX;
     int result = core_pagein_start(request->core, vm, limit, &job);
     reply_job(reply, result, job, vm);
+}
+
+static void post_reclaim(struct control_request *request, struct control_reply *reply)
+{
+    json_int_t bytes, timeout_ms = RECLAIM_MS;
+    json_error_t error;
+    uint64_t job = 0;
+    const char *vm;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s:s, s:I, s?I !}", "vm", &vm, "bytes", &bytes,
+                       "timeout_ms", &timeout_ms)) {
+        reply_bad_body(reply, &error, "{\"vm\": NAME, \"bytes\": N, \"timeout_ms\": N (optional)}");
+        return;
+    }
+    if (bytes < 1 || timeout_ms < 1 || timeout_ms > CORE_RECLAIM_MS_MAX) {
+        reply_error(reply, EINVAL, "bytes is at least one, timeout_ms from 1 to %u", CORE_RECLAIM_MS_MAX);
+        return;
+    }
+    if (!vm_name_ok(vm, reply))
+        return;
+    int result = core_reclaim_start(request->core, vm, (uint64_t)bytes, (uint32_t)timeout_ms, &job);
+    if (result == -ENOENT)
+        reply_error(reply, ENOENT, "no agent of a VM '%.64s' is known", vm);
+    else if (result == -ENOTCONN)
+        reply_error(reply, ENOTCONN, "the agent of VM '%.64s' is not heard", vm);
+    else if (result == -ENOTSUP)
+        reply_error(reply, ENOTSUP, "the agent of VM '%.64s' cannot reclaim in its guest", vm);
+    else if (result == -ERANGE)
+        reply_error(reply, ERANGE, "the guest has less memory than that");
+    else
+        reply_job(reply, result, job, vm);
 }
 
 static void post_budget(struct control_request *request, struct control_reply *reply)
@@ -521,7 +565,8 @@ static const struct route routes[] = {
     {"POST", "/v1/estimate", true, post_estimate}, {"GET", "/v1/jobs/*", false, get_job},
     {"DELETE", "/v1/jobs/*", false, delete_job},   {"GET", "/metrics", false, get_metrics},
     {"GET", "/v1/budget", false, get_budget},      {"POST", "/v1/budget", true, post_budget},
-    {"POST", "/v1/vms/*", true, post_vm},
+    {"POST", "/v1/vms/*", true, post_vm},          {"GET", "/v1/agents", false, get_agents},
+    {"POST", "/v1/reclaim", true, post_reclaim},
 };
 
 /* Whether `url` is of the route; says what '*' stands for. */

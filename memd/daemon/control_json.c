@@ -303,14 +303,15 @@ static const char *error_name(int error)
         int error;
         const char *name;
     } names[] = {
-        {EPERM, "EPERM"},         {ENOENT, "ENOENT"},       {EIO, "EIO"},
-        {E2BIG, "E2BIG"},         {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},
-        {EACCES, "EACCES"},       {EBUSY, "EBUSY"},         {EEXIST, "EEXIST"},
-        {EINVAL, "EINVAL"},       {EMFILE, "EMFILE"},       {ENOSPC, "ENOSPC"},
-        {ENOSYS, "ENOSYS"},       {ENOTSUP, "ENOTSUP"},     {ETIMEDOUT, "ETIMEDOUT"},
-        {ECANCELED, "ECANCELED"}, {EMSGSIZE, "EMSGSIZE"},   {ESRCH, "ESRCH"},
-        {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"},   {ECONNRESET, "ECONNRESET"},
-        {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {ERANGE, "ERANGE"},
+        {EPERM, "EPERM"},         {ENOENT, "ENOENT"},     {EIO, "EIO"},
+        {E2BIG, "E2BIG"},         {EAGAIN, "EAGAIN"},     {ENOMEM, "ENOMEM"},
+        {EACCES, "EACCES"},       {EBUSY, "EBUSY"},       {EEXIST, "EEXIST"},
+        {EINVAL, "EINVAL"},       {EMFILE, "EMFILE"},     {ENOSPC, "ENOSPC"},
+        {ENOSYS, "ENOSYS"},       {ENOTSUP, "ENOTSUP"},   {ETIMEDOUT, "ETIMEDOUT"},
+        {ECANCELED, "ECANCELED"}, {EMSGSIZE, "EMSGSIZE"}, {ESRCH, "ESRCH"},
+        {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"}, {ECONNRESET, "ECONNRESET"},
+        {ENOTCONN, "ENOTCONN"},   {EPROTO, "EPROTO"},     {EOVERFLOW, "EOVERFLOW"},
+        {ERANGE, "ERANGE"},
     };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -335,11 +336,9 @@ json_t *control_json_error(int error, const char *text)
 
 json_t *control_json_job(const struct core_job *job)
 {
-    static const char *const kinds[] = {[CORE_JOB_UNMERGE] = "unmerge",
-                                        [CORE_JOB_SETTLE] = "settle",
-                                        [CORE_JOB_ESTIMATE] = "estimate",
-                                        [CORE_JOB_PAGEOUT] = "pageout",
-                                        [CORE_JOB_PAGEIN] = "pagein"};
+    static const char *const kinds[] = {
+        [CORE_JOB_UNMERGE] = "unmerge", [CORE_JOB_SETTLE] = "settle", [CORE_JOB_ESTIMATE] = "estimate",
+        [CORE_JOB_PAGEOUT] = "pageout", [CORE_JOB_PAGEIN] = "pagein", [CORE_JOB_RECLAIM] = "reclaim"};
     static const char *const states[] = {
         [CORE_JOB_RUNNING] = "running", [CORE_JOB_DONE] = "done", [CORE_JOB_FAILED] = "failed"};
     json_t *object = json_object();
@@ -364,5 +363,7 @@ json_t *control_json_job(const struct core_job *job)
     }
     if ((job->kind == CORE_JOB_PAGEOUT || job->kind == CORE_JOB_PAGEIN) && job->state == CORE_JOB_DONE)
         put(&object, "paged_bytes", number(job->paged_bytes));
+    if (job->kind == CORE_JOB_RECLAIM && job->state == CORE_JOB_DONE)
+        put(&object, "reclaimed_bytes", number(job->paged_bytes));
     return object;
 }

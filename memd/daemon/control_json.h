@@ -15,6 +15,7 @@ json_t *control_json_vms(const struct core_snapshot *snapshot);
 json_t *control_json_vm(const struct core_vm *vm);
 json_t *control_json_budget(const struct core_snapshot *snapshot);
 json_t *control_json_terms(const char *vm, const struct budget_terms *terms);
+json_t *control_json_agents(const struct core_snapshot *snapshot); /* control_json_agents.c */
 json_t *control_json_job(const struct core_job *job);
 
 /* {"error": text, "code": "ENOENT"}; `error` is a positive errno. Control characters of `text`, which may

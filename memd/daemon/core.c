@@ -238,6 +238,7 @@ static void init(struct core *core, const struct core_config *config)
     CDS_INIT_LIST_HEAD(&core->busy);
     CDS_INIT_LIST_HEAD(&core->written);
     CDS_INIT_LIST_HEAD(&core->ended);
+    CDS_INIT_LIST_HEAD(&core->agents.list);
 }
 
 static int measure(struct core *core)
@@ -269,8 +270,10 @@ static int start(struct core *core)
         err = domain_reopen_all(core);
     if (!err)
         place_recall_merge(core);
-    if (!err)
+    if (!err) {
         terms_file_read(core);
+        agents_open(core);
+    }
     return err;
 }
 
@@ -279,6 +282,7 @@ static void release(struct core *core)
     struct domain *domain, *next;
 
     heirs_close(core);
+    agents_close(core);
     cds_list_for_each_entry_safe (domain, next, &core->domains, link)
         domain_close(domain);
     jobs_close(&core->jobs);

@@ -12,6 +12,7 @@
 #ifndef MEMD_DAEMON_CORE_H
 #define MEMD_DAEMON_CORE_H
 
+#include "memd/agent.h"
 #include "memd/daemon/budget.h"
 #include "memd/wire.h"
 
@@ -27,6 +28,8 @@
 #define CORE_VM_RULES_MAX    256
 #define CORE_JOBS_MAX        64 /* jobs remembered; the oldest that has ended goes first */
 #define CORE_CALL_TIMEOUT_MS 5000
+#define CORE_AGENTS_MAX      1024
+#define CORE_AGENT_PATH_MAX  127 /* of what is in front of an agent: see struct core_agent_config */
 
 /* A domain the operator opens: VMMs of these users may join it (root and memd's own user always may). */
 struct core_domain_config {
@@ -41,6 +44,13 @@ struct core_domain_config {
 struct core_vm_rule {
     char pattern[WIRE_NAME_BYTES]; /* as of a shell */
     struct budget_terms terms;
+};
+
+/* Where the agent of a VM is to be found: the path of a socket (of QEMU's chardev), vsock:PATH (of a VMM that
+ * has its vsock there), vsock:CID (of the kernel's). */
+struct core_agent_config {
+    char name[WIRE_NAME_BYTES];
+    char path[CORE_AGENT_PATH_MAX + 1];
 };
 
 struct core_config {
@@ -70,6 +80,8 @@ struct core_config {
     struct core_domain_config domains[CORE_DOMAINS_MAX];
     unsigned nvm_rules;
     struct core_vm_rule vm_rules[CORE_VM_RULES_MAX];
+    unsigned nagents;
+    struct core_agent_config agents[CORE_VM_RULES_MAX];
 };
 
 void core_config_default(struct core_config *ret_config);
@@ -162,6 +174,32 @@ struct core_domain {
     struct core_memory memory;
 };
 
+enum core_agent_state {
+    CORE_AGENT_ABSENT,  /* nobody is at its socket */
+    CORE_AGENT_SILENT,  /* there is a connection, but no agent has answered */
+    CORE_AGENT_LIVE,    /* heard within AGENT_PEER_STALE_NS */
+    CORE_AGENT_STALE,   /* not heard for longer */
+    CORE_AGENT_REFUSED, /* not this one's: `why` */
+    CORE_AGENT_STATES
+};
+
+/* An agent in a guest, and what it says, clamped: hints. */
+struct core_agent {
+    char name[CORE_NAME_BYTES]; /* of its VM */
+    char path[CORE_AGENT_PATH_MAX + 1];
+    enum core_agent_state state;
+    char why[CORE_REASON_BYTES];
+    char release[AGENT_RELEASE_BYTES];
+    bool vm_connected; /* the VM has an engine, too: its size is known */
+    bool can_reclaim, reclaims;
+    uint64_t age_ms;                               /* of the values; of none: 0 */
+    uint64_t present, value[AGENT_VALUES];         /* struct agent_report; counts are the daemon's own */
+    double stall_some_percent, stall_full_percent; /* of the time between the last two reports */
+    uint64_t frames, lost_frames, bad_frames, throttled, clamped; /* cumulative */
+    unsigned nconsumers;
+    struct agent_consumer consumers[AGENT_CONSUMERS_MAX];
+};
+
 struct core_snapshot {
     int32_t pid;
     char version[16];
@@ -175,7 +213,8 @@ struct core_snapshot {
     struct core_memory memory;
     bool alarm;                  /* the host or a domain is in state low */
     struct core_counters totals; /* cumulative counters include VMs that have left */
-    size_t nvms, ndomains;
+    size_t nvms, ndomains, nagents;
+    struct core_agent *agents;
     struct core_vm *vms;
     struct core_domain *domains;
 };
@@ -205,6 +244,7 @@ enum core_job_kind {
     CORE_JOB_ESTIMATE,
     CORE_JOB_PAGEOUT,
     CORE_JOB_PAGEIN,
+    CORE_JOB_RECLAIM,
     CORE_JOB_KINDS
 };
 enum core_job_state { CORE_JOB_RUNNING, CORE_JOB_DONE, CORE_JOB_FAILED };
@@ -218,7 +258,7 @@ struct core_job {
     double progress;                /* 0 to 1, a guess */
     /* estimate: what merging would save = zero + duplicate - frames */
     uint64_t guest_bytes, zero_bytes, duplicate_bytes, frame_bytes;
-    uint64_t paged_bytes; /* pageout, pagein: that have moved */
+    uint64_t paged_bytes; /* pageout, pagein: that have moved; reclaim: that the guest says it freed */
 };
 
 /* Bring everything back into private memory and leave it so until merging is switched on. Fails with ENOMEM
@@ -239,6 +279,13 @@ struct core_paging {
 };
 int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job);
 int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job);
+
+/* Have the agent in a guest reclaim, for at most `timeout_ms`. -ENOENT: no agent of that VM is known;
+ * -ENOTCONN: it is not heard; -ENOTSUP: it cannot; -EBUSY: it is at it; -ERANGE: the guest has less memory.
+ */
+#define CORE_RECLAIM_MS_MAX 600000u
+int core_reclaim_start(struct core *core, const char *vm, uint64_t bytes, uint32_t timeout_ms,
+                       uint64_t *ret_job);
 
 /* -ENOENT: no such job is remembered. */
 int core_job_poll(struct core *core, uint64_t job, struct core_job *ret_job);

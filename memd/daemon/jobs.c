@@ -78,6 +78,7 @@ static void leave(struct core *core, uint64_t id)
         if (vm->paging.job == id)
             paging_leave(vm);
     }
+    agents_leave(core, id);
 }
 
 void jobs_end(struct core *core, struct jobs_record *r, int error, const char *reason)

@@ -342,6 +342,7 @@ int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t
     put_accounts(out, snapshot);
     put_vm_states(out, snapshot);
     metrics_put_usage(out, snapshot);
+    metrics_put_agents(out, snapshot);
     fputs("# EOF\n", out);
     bool failed = ferror(out);
     if (fclose(out) || failed) {

@@ -34,6 +34,9 @@ extern const char *const metrics_ineligible_names[MEMD_INELIGIBLE_COUNT];
 /* In the order of enum wire_tier. */
 extern const char *const metrics_tier_names[WIRE_TIERS];
 
+/* In the order of enum core_agent_state. */
+extern const char *const metrics_agent_states[CORE_AGENT_STATES];
+
 #define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 /* The whole page in OpenMetrics text format. Returns 0 and memory for the caller to free, or -ENOMEM. */

@@ -20,6 +20,9 @@ void metrics_put_labels(FILE *out, const struct metrics_labels *labels);
 /* Nanoseconds as seconds, exact. */
 void metrics_put_seconds(FILE *out, uint64_t ns);
 
+/* What agents in guests say: metrics_agents.c. */
+void metrics_put_agents(FILE *out, const struct core_snapshot *snapshot);
+
 /* What VMs use, and how long they waited: metrics_usage.c. */
 void metrics_put_usage(FILE *out, const struct core_snapshot *snapshot);
 

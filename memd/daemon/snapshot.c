@@ -276,7 +276,7 @@ static int take(struct core *core, void *arg)
         s->vms = calloc(core->nvms + 1, sizeof *s->vms);
         s->domains = calloc(ndomains + 1, sizeof *s->domains);
     }
-    if (!s || !s->vms || !s->domains) {
+    if (!s || !s->vms || !s->domains || agents_show(core, s, now_ns)) {
         if (s)
             core_snapshot_free(s);
         return -ENOMEM;
@@ -313,6 +313,7 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
 void core_snapshot_free(struct core_snapshot *snapshot)
 {
     free(snapshot->vms);
+    free(snapshot->agents);
     free(snapshot->domains);
     free(snapshot);
 }

@@ -16,12 +16,14 @@
  *   budget    who gives memory back (pure)       reclaim   budgets watched, pageouts ordered
  *   usage     what VMs and memd take of RAM      terms     reservations, limits, shares
  *                                                terms_file what users set of these, kept
+ *   agents    memd-agent in guests                 agent_peer what one of them says
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
 
 #include "memd/common/log.h"
 #include "memd/daemon/advice.h"
+#include "memd/daemon/agents.h"
 #include "memd/daemon/call.h"
 #include "memd/daemon/core.h"
 #include "memd/daemon/exports.h"
@@ -67,6 +69,7 @@ struct core {
     struct advice_shares advice;
     struct heirs_searches heirs;
     struct reclaim reclaim;
+    struct agents agents;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

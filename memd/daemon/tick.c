@@ -169,6 +169,7 @@ void core_tick(struct core *core, uint64_t now_ns)
     advice_tick(core, now_ns);
     reclaim_tick(core, now_ns);
     heirs_tick(core, now_ns);
+    agents_tick(core, now_ns);
     cds_list_for_each_entry (domain, &core->domains, link)
         domain_tend_fence(domain, now_ns);
     jobs_tick(core);

@@ -93,6 +93,27 @@ void core_close(struct core *core)
     sem_destroy(&core->stop);
 }
 
+/* alpha's agent is heard, beta's is not. */
+static void fill_agent(struct core_agent *agent, uint32_t id)
+{
+    *agent = (struct core_agent){.state = id == 1 ? CORE_AGENT_LIVE : CORE_AGENT_ABSENT};
+    strcpy(agent->name, id == 1 ? "alpha" : "beta");
+    snprintf(agent->path, sizeof agent->path, "/run/memd/agents/%s.sock", agent->name);
+    if (id != 1)
+        return;
+    snprintf(agent->release, sizeof agent->release, "%s", MEMD_VERSION);
+    agent->vm_connected = agent->can_reclaim = true;
+    agent->age_ms = 1500;
+    agent->frames = 42;
+    agent->stall_some_percent = 2.5;
+    agent->present = (1ull << AGENT_VALUES) - 1;
+    for (unsigned i = 0; i < AGENT_VALUES; i++)
+        agent->value[i] = i < AGENT_STALL_SOME_US ? 200ull << 20 : 1000 + i;
+    agent->value[AGENT_MEM_TOTAL] = 240ull << 20;
+    agent->nconsumers = 1;
+    agent->consumers[0] = (struct agent_consumer){100ull << 20, "system.slice"};
+}
+
 static void fill_vm(struct core_vm *vm, uint32_t id)
 {
     bool settled = id % 2;
@@ -151,6 +172,10 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     struct core_snapshot *snapshot = calloc(1, sizeof *snapshot);
     snapshot->vms = calloc(nvms + 1, sizeof *snapshot->vms);
     snapshot->domains = calloc(1, sizeof *snapshot->domains);
+    snapshot->agents = calloc(2, sizeof *snapshot->agents);
+    snapshot->nagents = nvms < 2 ? nvms : 2;
+    for (unsigned i = 0; i < snapshot->nagents; i++)
+        fill_agent(&snapshot->agents[i], i + 1);
     snapshot->nvms = nvms;
     snapshot->ndomains = 1;
     for (unsigned i = 0; i < nvms; i++)
@@ -181,6 +206,7 @@ void core_snapshot_free(struct core_snapshot *snapshot)
 {
     free(snapshot->vms);
     free(snapshot->domains);
+    free(snapshot->agents);
     free(snapshot);
 }
 
@@ -286,6 +312,17 @@ int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_
 {
     fake.last_paging = (struct core_paging){.bytes = bytes};
     return job_start(core, CORE_JOB_PAGEIN, vm, ret_job);
+}
+
+int core_reclaim_start(struct core *core, const char *vm, uint64_t bytes, uint32_t timeout_ms,
+                       uint64_t *ret_job)
+{
+    if (bytes > 256ull << 20)
+        return -ERANGE;
+    if (!strcmp(vm, "beta"))
+        return -ENOTCONN;
+    fake.last_paging = (struct core_paging){.bytes = bytes, .park_ms = timeout_ms};
+    return job_start(core, CORE_JOB_RECLAIM, vm, ret_job);
 }
 
 static void job_end(struct core_job *job, int error, const char *reason)

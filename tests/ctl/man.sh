@@ -23,8 +23,8 @@ compare() {
 compare memd memd.8
 
 "$bin/memctl" --help >"$tmp/help" || fail "memctl --help"
-commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z-]*\( \(list\|show\|set\|on\|off\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
-[ "$(wc -l <<<"$commands")" = 15 ] || fail "memctl --help lists other commands: $commands"
+commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z-]*\( \(list\|show\|set\|on\|off\|reclaim\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
+[ "$(wc -l <<<"$commands")" = 17 ] || fail "memctl --help lists other commands: $commands"
 while read -r command; do
     # shellcheck disable=SC2086
     "$bin/memctl" $command --help >>"$tmp/help" || fail "memctl $command --help"
@@ -35,6 +35,9 @@ compare memctl memctl.1
 
 "$bin/memvm" --help >"$tmp/help" 2>&1 || fail "memvm --help"
 compare memvm memvm.1
+
+"$bin/memd-agent" --help >"$tmp/help" || fail "memd-agent --help"
+compare memd-agent memd-agent.8
 
 "$bin/memd-run" --help >"$tmp/help" || fail "memd-run --help"
 compare memd-run memd-run.1

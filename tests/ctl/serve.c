@@ -49,6 +49,8 @@ static void get_field(const char *name)
         printf("%u %llu %llu %u %d\n", fake.last_which, (unsigned long long)fake.last_terms.reservation_bytes,
                (unsigned long long)fake.last_terms.limit_bytes, fake.last_terms.shares,
                fake.last_terms.swap_never);
+    else if (!strcmp(name, "last_paging"))
+        printf("%llu %u\n", (unsigned long long)fake.last_paging.bytes, fake.last_paging.park_ms);
     else if (!strcmp(name, "commands"))
         printf("%u\n", fake.commands);
     else if (!strcmp(name, "cancels"))

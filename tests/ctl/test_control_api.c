@@ -42,6 +42,9 @@ static void every_route_answers(void **state)
     assert_int_equal(server_status_of("POST", "/v1/pagein", "{\"vm\": \"alpha\"}"), 202);
     assert_int_equal(server_status_of("POST", "/v1/estimate", "{}"), 202);
     assert_int_equal(server_status_of("POST", "/v1/estimate", "{\"vms\": [\"alpha\", \"2\"]}"), 202);
+    assert_int_equal(server_status_of("GET", "/v1/agents", NULL), 200);
+    assert_int_equal(server_status_of("POST", "/v1/reclaim", "{\"vm\": \"alpha\", \"bytes\": 5000}"), 202);
+    assert_true(fake.last_paging.bytes == 5000 && fake.last_paging.park_ms == 60000);
     assert_int_equal(server_status_of("GET", "/v1/jobs/1", NULL), 200);
     assert_int_equal(server_status_of("DELETE", "/v1/jobs/1", NULL), 200);
 }

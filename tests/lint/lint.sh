@@ -100,6 +100,7 @@ memd/ctl            memd/(ctl/)?[a-z_]+\.h
 memd/preload        memd/((common|engine|preload)/)?[a-z_]+\.h
 balloon-driver/device memd/balloon\.h|balloon-driver/device/[a-z_]+\.h
 balloon-driver/guest balloon-driver/guest/[a-z_]+\.h
+guest-agent         memd/(memd|agent)\.h|memd/common/agent_codec\.h|guest-agent/[a-z_]+\.h
 bench/memvm         memd/[a-z_]+\.h|balloon-driver/guest/balloon\.h|bench/memvm/.*\.h|bench/memvm/payload/(payload|balloon)\.c
 bench/common        memd/memd\.h|bench/common/.*\.h
 bench/dedup         memd/[a-z_]+\.h|bench/(common|dedup)/.*\.h|bench/memvm/mkimage/recipe\.h

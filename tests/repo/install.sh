@@ -44,7 +44,7 @@ list "$tmp/prefix" >"$tmp/plain"
 diff "$tmp/staged" "$tmp/plain" || fail "DESTDIR and PREFIX install different files"
 [ "$(list "$tmp/stage" | grep -cv '^usr/local/')" = 0 ] || fail "files outside of PREFIX: $(list "$tmp/stage")"
 for file in bin/memd bin/memctl bin/memd-run lib/memd/libmemd-preload.so include/memd/memd.h include/memd/balloon.h include/memd/wire.h lib/libmemd.a lib/libmemd.so \
-    lib/libmemd.so.0 "lib/libmemd.so.$version" lib/pkgconfig/memd.pc lib/systemd/system/memd.service \
+    lib/libmemd.so.0 "lib/libmemd.so.$version" lib/pkgconfig/memd.pc lib/systemd/system/memd.service lib/systemd/system/memd-agent.service bin/memd-agent share/man/man8/memd-agent.8 \
     share/doc/memd/README.md share/doc/memd/LICENSE share/doc/memd/examples/embed.c \
     share/man/man8/memd.8 share/man/man1/memctl.1 share/man/man1/memd-run.1 share/doc/memd/qemu.md; do
     grep -qxF "$file" "$tmp/plain" || fail "$file was not installed: $(cat "$tmp/plain")"

@@ -379,6 +379,13 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[vm a]\nuids = 1\n", "test.conf:2: unknown key 'uids'; a VM has reservation"},
         {"[vm a]\nlimit = 2000T\n", "test.conf:2: limit: '2000T' is not a size"},
         {"[vm a]\nlimit = 1G\nlimit = 1G\n", "test.conf:3: 'limit' is given twice"},
+        {"[vm a]\nagent = sock\n", "test.conf:2: agent: 'sock' is neither a socket's path"},
+        {"[vm a]\nagent = vsock:\n", "neither a socket's path"},
+        {"[vm a]\nagent = vsock:4294967295\n", "neither a socket's path"},
+        {"[vm a]\nagent = vsock:x\n", "neither a socket's path"},
+        {"[vm a*]\nagent = /s\n", "test.conf:2: agent: an agent belongs to one VM; [vm a*] is a pattern"},
+        {"[vm a]\nagent = /s\nagent = /t\n", "test.conf:3: 'agent' is given twice"},
+        {"[vm a]\nagent = /s\n[vm a]\nagent = /t\n", "test.conf:4: agent: VM a has one already"},
         {"[vm a]\nshares = 0\n", "from 1 to 10000000"},
         {"[vm a]\nshares = -1\n", "test.conf:2: shares: '-1'"},
         {"[vm a]\nswap = off\n", "'off' is neither never nor allowed"},
@@ -508,6 +515,23 @@ static void random_files_do_no_harm(void **state)
     }
 }
 
+/* A section with an agent alone says nothing of memory. */
+static void agents_are_told_by_vm(void **state)
+{
+    (void)state;
+    assert_int_equal(load_file("[vm db-1]\nagent = /run/a.sock\n[vm db-2]\nlimit = 1G\nagent = vsock:7\n"
+                               "[vm db-*]\nlimit = 2G\n[vm fc]\nagent = vsock:/run/fc.sock\n"),
+                     0);
+    assert_int_equal(config.core.nagents, 3);
+    assert_string_equal(config.core.agents[0].name, "db-1");
+    assert_string_equal(config.core.agents[0].path, "/run/a.sock");
+    assert_string_equal(config.core.agents[1].path, "vsock:7");
+    assert_string_equal(config.core.agents[2].path, "vsock:/run/fc.sock");
+    assert_int_equal(config.core.nvm_rules, 2);
+    assert_string_equal(config.core.vm_rules[0].pattern, "db-2");
+    assert_string_equal(config.core.vm_rules[1].pattern, "db-*");
+}
+
 #define TEST(f) cmocka_unit_test_setup(f, setup)
 
 int main(void)
@@ -531,6 +555,7 @@ int main(void)
         TEST(the_example_is_right),
         TEST(what_is_no_file_is_refused),
         TEST(random_files_do_no_harm),
+        TEST(agents_are_told_by_vm),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,6 +41,7 @@ static void make_core(void)
     CDS_INIT_LIST_HEAD(&core->domains);
     CDS_INIT_LIST_HEAD(&core->vms);
     CDS_INIT_LIST_HEAD(&core->sessions);
+    CDS_INIT_LIST_HEAD(&core->agents.list);
     core->store_fd = open(dir, O_RDONLY | O_DIRECTORY);
     assert_true(core->store_fd >= 0);
     assert_int_equal(loop_open(&core->loop), 0);

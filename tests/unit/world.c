@@ -89,6 +89,7 @@ struct world *world_open(unsigned nodes, bool across_nodes)
     CDS_INIT_LIST_HEAD(&core->busy);
     CDS_INIT_LIST_HEAD(&core->written);
     CDS_INIT_LIST_HEAD(&core->ended);
+    CDS_INIT_LIST_HEAD(&core->agents.list);
     world->core = core;
     snprintf(world->dir, sizeof world->dir, "%.100s/memd-world.XXXXXX", tmp ? tmp : "/tmp");
     assert_non_null(mkdtemp(world->dir));
