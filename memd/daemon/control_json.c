@@ -311,6 +311,7 @@ static const char *error_name(int error)
         {ECANCELED, "ECANCELED"}, {EMSGSIZE, "EMSGSIZE"},   {ESRCH, "ESRCH"},
         {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"},   {ECONNRESET, "ECONNRESET"},
         {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {ERANGE, "ERANGE"},
+        {ENODEV, "ENODEV"},       {ENXIO, "ENXIO"},         {ENOTCONN, "ENOTCONN"},
     };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
