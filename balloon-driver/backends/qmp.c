@@ -35,6 +35,7 @@ struct qmp {
     bool no_status;              /* this QEMU cannot tell whether there is a driver */
     unsigned static_can;         /* REPORTING and DEFLATE_ON_OOM of the device */
     uint64_t next_id;
+    uint64_t stale_serial; /* of statistics of a guest that has gone: QEMU before 9.2 keeps them */
     uint64_t second_ns, second_received; /* when the current second began, and with how much received */
     unsigned second_lines;
     struct balloon_facts *facts; /* of the call under way; events change them */
@@ -370,6 +371,9 @@ static int get_driver(struct qmp *qmp, uint64_t deadline_ns, struct balloon_erro
     }
     json_decref(value);
     qmp->facts->no_driver = !qmp->no_status && !bound;
+    /* after a reset QEMU goes on saying where the balloon was; the guest has everything */
+    if (qmp->facts->no_driver)
+        qmp->facts->actual_bytes = qmp->facts->ram_bytes;
     return result == -ENOTSUP || result == -ENODEV ? 0 : result;
 }
 
@@ -388,7 +392,11 @@ static int get_stats(struct qmp *qmp, uint64_t deadline_ns, struct balloon_error
         return 0;
     if (!result) {
         facts_clear_stats(qmp->facts);
-        if (!facts_get(value, "last-update", &updated) && updated) {
+        if (facts_get(value, "last-update", &updated))
+            updated = 0;
+        if (qmp->facts->no_driver)
+            qmp->stale_serial = updated;
+        if (updated && updated != qmp->stale_serial) {
             qmp->facts->stats_serial = updated;
             facts_stats(json_object_get(value, "stats"), keys, qmp->facts->stats);
         }
