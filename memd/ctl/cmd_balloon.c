@@ -210,8 +210,9 @@ static bool wait_is_over(struct ctl *ctl, struct waiting *w, const json_t *ballo
     uint64_t now = now_ms();
 
     *ret_result = CTL_FAILED;
-    size_of(at, balloon, "actual_bytes");
-    if (!known)
+    if (known || w->last)
+        ctl_size(at, known ? actual : w->last);
+    else
         strcpy(at, "an unknown size");
     ctl_size(to, w->target);
     if (known && apart(actual, w->target) <= NEAR_BYTES) {

@@ -56,7 +56,8 @@ static int setup(void **state)
     for (int k = 0; k < VMM_KINDS; k++) {
         specs[k] = (struct balloons_spec){.min_bytes = 0};
         snprintf(specs[k].vm, sizeof specs[k].vm, "vm-%s", vmm_scheme((enum vmm_kind)k));
-        snprintf(specs[k].address, sizeof specs[k].address, "%s:%.47s", vmm_scheme((enum vmm_kind)k), paths[k]);
+        snprintf(specs[k].address, sizeof specs[k].address, "%s:%.47s", vmm_scheme((enum vmm_kind)k),
+                 paths[k]);
         vmm_start(&vmms[k], (enum vmm_kind)k, paths[k]);
     }
     return balloons_open(&options, &balloons);
