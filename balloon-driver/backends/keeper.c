@@ -158,9 +158,12 @@ static int request_serve(struct keeper *k, void *peer, struct balloon_error *err
     struct balloon_error none = {0};
     uint64_t bytes;
 
-    if (!request_take(k, &bytes))
+    /* one that has come since the last look, which found no device, waits for the next */
+    if (!k->facts.ram_bytes || !request_take(k, &bytes))
         return 0;
     int result = request_check(k, bytes, error);
+    if (bytes % MEMD_BALLOON_PAGE_BYTES)
+        bytes += MEMD_BALLOON_PAGE_BYTES - bytes % MEMD_BALLOON_PAGE_BYTES;
     if (!result)
         result = k->backend->set(peer, bytes, &k->facts, error);
     if (!result) {
@@ -239,19 +242,31 @@ static int wait_for_news(struct keeper *k, void *peer, struct balloon_error *err
         return result ? balloon_fail(error, result, "memd is ending") : 0;
     }
     int result = k->backend->wait(peer, ms, &k->facts, error);
-    if (!result && k->facts.events != events)
+    if (!result && k->facts.events != events && k->facts.ram_bytes)
         publish(k, 0, false, error);
     return result;
 }
 
-/* Until the connection ends; returns why. */
-static int serve(struct keeper *k, void *peer, struct balloon_error *error, bool *ret_worked)
+static void count(struct keeper *k, uint64_t *counter)
 {
+    pthread_mutex_lock(&k->lock);
+    ++*counter;
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* Until the connection ends; returns why. */
+static int serve(struct keeper *k, void *peer, struct balloon_error *error)
+{
+    bool worked = false;
+
     k->due_ns = k->full_ns = 0;
     for (;;) {
         wake_drain(k);
         int result = look(k, peer, error);
-        *ret_worked |= !result || result == -ENODEV;
+        if (!worked && (!result || result == -ENODEV)) {
+            count(k, &k->connects);
+            worked = true;
+        }
         if (result == -ENODEV)
             request_refuse(k, error);
         else if (result)
@@ -276,27 +291,26 @@ void *keeper_run(void *arg)
     int result = 0;
 
     while (result != -ESHUTDOWN) {
-        bool worked = false;
+        uint64_t begun_ns = clock_now_ns();
         void *peer;
         wake_drain(k);
         facts_clear(&k->facts);
         result = k->backend->open(&k->ctl, k->where, &peer, &error);
         if (!result) {
-            pthread_mutex_lock(&k->lock);
-            k->connects++;
-            pthread_mutex_unlock(&k->lock);
-            result = serve(k, peer, &error, &worked);
+            result = serve(k, peer, &error);
             k->backend->close(peer);
         }
         facts_clear(&k->facts);
         request_refuse(k, &error);
         if (result == -ESHUTDOWN)
             break;
-        pthread_mutex_lock(&k->lock);
-        k->failures++;
-        pthread_mutex_unlock(&k->lock);
+        count(k, &k->failures);
         publish(k, result, false, &error);
-        pause_ms = worked ? k->retry_ms : pause_ms < k->retry_ms_max / 2 ? 2 * pause_ms : k->retry_ms_max;
+        /* one that never lasts long is tried as seldom as one that is not there */
+        if (clock_now_ns() - begun_ns > k->retry_ms_max * CLOCK_MS)
+            pause_ms = k->retry_ms;
+        else
+            pause_ms = pause_ms < k->retry_ms_max / 2 ? 2 * pause_ms : k->retry_ms_max;
         result = pause_for(k, result == -EBUSY ? KEEPER_TAKEN_TIMES * k->retry_ms_max : pause_ms);
     }
     return NULL;
