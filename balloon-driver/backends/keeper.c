@@ -192,6 +192,13 @@ static bool is_moving(struct keeper *k, uint64_t now)
            now - k->moved_ns < KEEPER_STALLED_MS * CLOCK_MS;
 }
 
+static void count(struct keeper *k, uint64_t *counter)
+{
+    pthread_mutex_lock(&k->lock);
+    ++*counter;
+    pthread_mutex_unlock(&k->lock);
+}
+
 /* Ask the VMM, if it is time to or a user waits. 0, -ENODEV, or what ends the connection. */
 static int look(struct keeper *k, void *peer, struct balloon_error *error)
 {
@@ -205,6 +212,9 @@ static int look(struct keeper *k, void *peer, struct balloon_error *error)
         return result;
     if (result)
         facts_clear(&k->facts);
+    if (!k->connected)
+        count(k, &k->connects);
+    k->connected = true;
     publish(k, result, true, error);
     now = clock_now_ns();
     if (full)
@@ -247,26 +257,14 @@ static int wait_for_news(struct keeper *k, void *peer, struct balloon_error *err
     return result;
 }
 
-static void count(struct keeper *k, uint64_t *counter)
-{
-    pthread_mutex_lock(&k->lock);
-    ++*counter;
-    pthread_mutex_unlock(&k->lock);
-}
-
 /* Until the connection ends; returns why. */
 static int serve(struct keeper *k, void *peer, struct balloon_error *error)
 {
-    bool worked = false;
-
+    k->connected = false;
     k->due_ns = k->full_ns = 0;
     for (;;) {
         wake_drain(k);
         int result = look(k, peer, error);
-        if (!worked && (!result || result == -ENODEV)) {
-            count(k, &k->connects);
-            worked = true;
-        }
         if (result == -ENODEV)
             request_refuse(k, error);
         else if (result)

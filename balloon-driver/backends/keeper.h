@@ -51,6 +51,7 @@ struct keeper {
 
     /* the thread's own */
     struct balloon_facts facts;
+    bool connected;                 /* the VMM has answered on this connection */
     uint64_t due_ns, full_ns;       /* when to look again, and at everything */
     uint64_t moved_ns, moved_bytes; /* when it last got anywhere, and where */
     struct log_limit log;

@@ -314,27 +314,27 @@ static int balloon_open(struct file_reader *reader)
     return 0;
 }
 
-static int address_key(struct file_reader *reader, const char *value)
+static int address_key(struct file_reader *reader, const char *value, char field[BALLOON_ADDRESS_BYTES])
 {
     struct balloon_error error;
 
     if (balloons_check_address(value, &error))
         return config_error(reader->report, -EINVAL, "%s:%u: balloon: '%.60s': %s", reader->path,
                             reader->line, value, error.reason);
-    strcpy(reader->balloon->address, value);
+    strcpy(field, value);
     return 0;
 }
 
 static int balloon_key(struct file_reader *reader, enum section_key key, const char *name, const char *value)
 {
     int result = balloon_open(reader);
+    struct balloons_spec *balloon = reader->balloon;
 
-    if (result)
+    if (result || !balloon)
         return result;
     if (key == KEY_BALLOON)
-        return address_key(reader, value);
-    return size_key(reader, name, value,
-                    key == KEY_BALLOON_MIN ? &reader->balloon->min_bytes : &reader->balloon->max_bytes);
+        return address_key(reader, value, balloon->address);
+    return size_key(reader, name, value, key == KEY_BALLOON_MIN ? &balloon->min_bytes : &balloon->max_bytes);
 }
 
 static int rule_key(struct file_reader *reader, const char *name, const char *value)

@@ -36,7 +36,7 @@ static int setup(void **state)
     ctl = (struct balloon_ctl){.stop_fd = eventfd(0, EFD_CLOEXEC),
                                .wake_fd = eventfd(0, EFD_CLOEXEC),
                                .proc_root = "proc",
-                               .call_ms = 5000,
+                               .call_ms = 20000,
                                .stats_every_s = 2};
     vmm.listen_fd = -1;
     peer = NULL;
@@ -188,7 +188,9 @@ static void qmp_statistics_are_switched_on_and_come(void **state)
     vmm.driver = false;
     vmm_unlock(&vmm);
     refresh(&balloon_qmp, false);
+    vmm_lock(&vmm);
     assert_int_equal(vmm.stats_interval, 2);
+    vmm_unlock(&vmm);
     assert_true(facts.no_driver && facts.can & BALLOON_CAN_STATS);
     assert_int_equal(facts.stats_serial, 0);
     assert_true(facts.stats[MEMD_BALLOON_FREE_BYTES] == MEMD_BALLOON_NO_STAT);
@@ -209,10 +211,14 @@ static void qmp_statistics_are_switched_on_and_come(void **state)
 
     /* an interval somebody has set is left alone */
     vmm_start(&vmm, VMM_QMP, PATH);
+    vmm_lock(&vmm);
     vmm.stats_interval = 30;
+    vmm_unlock(&vmm);
     assert_int_equal(balloon_qmp.open(&ctl, PATH, &peer, &error), 0);
     refresh(&balloon_qmp, false);
+    vmm_lock(&vmm);
     assert_int_equal(vmm.stats_interval, 30);
+    vmm_unlock(&vmm);
     end(VMM_QMP);
 }
 
@@ -243,14 +249,14 @@ static void qmp_stays_away_from_a_monitor_that_is_taken(void **state)
     fclose(file);
     assert_int_equal(balloon_qmp.open(&ctl, PATH, &peer, &error), 0); /* listening only */
     balloon_qmp.close(peer);
-    while (vmm.connections != 1)
+    while (vmm_connections(&vmm) != 1)
         usleep(1000);
     file = fopen("proc/net/unix", "a");
     fputs("0000000016d44231: 00000003 00000000 00000000 0001 03 67172 " PATH "\n", file);
     fclose(file);
     assert_int_equal(balloon_qmp.open(&ctl, PATH, &peer, &error), -EBUSY);
     assert_non_null(strstr(error.reason, "another client"));
-    assert_int_equal(vmm.connections, 1); /* it did not even queue */
+    assert_int_equal(vmm_connections(&vmm), 1); /* it did not even queue */
 
     /* one that it cannot see that way does not greet */
     unlink("proc/net/unix");
@@ -322,8 +328,10 @@ static void hostile(enum vmm_kind kind)
     for (int misdeed = VMM_SILENT; misdeed < VMM_MISDEEDS; misdeed++)
         for (unsigned from = 0; from < 9; from++) {
             vmm_start(&vmm, kind, PATH);
+            vmm_lock(&vmm);
             vmm.misdeed = (enum vmm_misdeed)misdeed;
             vmm.misdeed_from = from;
+            vmm_unlock(&vmm);
             facts = (struct balloon_facts){0};
             memset(&error, 0, sizeof error);
             ctl.call_ms = 120;
@@ -370,7 +378,9 @@ static void the_end_of_memd_ends_every_call(void **state)
     assert_int_equal(write(ctl.stop_fd, &one, sizeof one), sizeof one);
     for (int k = 0; k < VMM_KINDS; k++) {
         vmm_start(&vmm, (enum vmm_kind)k, PATH);
+        vmm_lock(&vmm);
         vmm.misdeed = VMM_SILENT;
+        vmm_unlock(&vmm);
         int result = backends[k]->open(&ctl, PATH, &peer, &error);
         if (!result) {
             result = backends[k]->refresh(peer, false, &facts, &error);

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #define PATIENCE_S 30
+#define DIGITS     "1234567890123456789012345678901234567890"
 
 static struct vmm vmms[VMM_KINDS];
 static struct balloons_spec specs[VMM_KINDS];
@@ -48,7 +49,7 @@ static int setup(void **state)
     const struct balloons_options options = {.specs = specs,
                                              .nspecs = VMM_KINDS,
                                              .proc_root = "/nowhere",
-                                             .call_ms = 2000,
+                                             .call_ms = 20000,
                                              .refresh_ms = 100,
                                              .retry_ms = 10,
                                              .retry_ms_max = 40};
@@ -105,7 +106,7 @@ static void get_ready_and_follow_targets(void **state)
         assert_int_equal(view_of(k).facts.ram_bytes, 1024 * MIB);
         assert_int_equal(view_of(k).floor_bytes, 232 * MIB);
         vmm_lock(&vmms[k]);
-        vmms[k].step = 50 * MIB;
+        vmms[k].step = 171 * MIB;
         vmm_unlock(&vmms[k]);
         assert_int_equal(balloons_set(balloons, (size_t)k, 512 * MIB, &error), 0);
         assert_int_equal(view_of(k).facts.target_bytes, 512 * MIB);
@@ -269,9 +270,11 @@ static void the_end_does_not_wait_for_a_vmm(void **state)
     (void)state;
     snprintf(one.address, sizeof one.address, "qmp:%s/silent", cwd);
     vmm_start(&silent, VMM_QMP, one.address + 4);
+    vmm_lock(&silent);
     silent.misdeed = VMM_SILENT;
+    vmm_unlock(&silent);
     assert_int_equal(balloons_open(&options, &patient), 0);
-    while (!__atomic_load_n(&silent.connections, __ATOMIC_RELAXED))
+    while (!vmm_connections(&silent))
         usleep(1000);
     uint64_t begun = clock_now_ns();
     balloons_close(patient);
@@ -294,8 +297,7 @@ static void addresses(void **state)
                                       "libvirt:web1",
                                       "libvirt:qemu:///system/",
                                       "QMP:/run/a",
-                                      "qmp:/12345678901234567890123456789012345678901234567890"
-                                      "12345678901234567890123456789012345678901234567890123456789"};
+                                      "qmp:/" DIGITS DIGITS DIGITS};
 
     (void)state;
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)

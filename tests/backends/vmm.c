@@ -36,6 +36,14 @@ void vmm_unlock(struct vmm *vmm)
     pthread_mutex_unlock(&vmm->lock);
 }
 
+unsigned vmm_connections(struct vmm *vmm)
+{
+    vmm_lock(vmm);
+    unsigned n = vmm->connections;
+    vmm_unlock(vmm);
+    return n;
+}
+
 void vmm_look(struct vmm *vmm)
 {
     uint64_t apart = vmm->balloon > vmm->wanted ? vmm->balloon - vmm->wanted : vmm->wanted - vmm->balloon;

@@ -70,6 +70,8 @@ void vmm_start(struct vmm *vmm, enum vmm_kind kind, const char *path);
 void vmm_stop(struct vmm *vmm);
 void vmm_lock(struct vmm *vmm);
 void vmm_unlock(struct vmm *vmm);
+/* How many have connected. */
+unsigned vmm_connections(struct vmm *vmm);
 
 const char *vmm_scheme(enum vmm_kind kind);
 
