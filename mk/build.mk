@@ -5,6 +5,7 @@
 # component NAME, directory: SRC_name, OBJ_name (without the files that have a main()), MAIN_name, AR_name
 SRC_engine := $(wildcard memd/engine/*.c)
 SRC_balloon := $(wildcard balloon-driver/device/*.c)
+SRC_backends := $(wildcard balloon-driver/backends/*.c)
 SRC_common := $(wildcard memd/common/*.c)
 SRC_daemon := $(wildcard memd/daemon/*.c)
 SRC_ctl := $(wildcard memd/ctl/*.c)
@@ -18,7 +19,7 @@ SRC_guests := $(wildcard bench/qemu/*.c)
 SRC_pager := $(wildcard bench/pager/*.c)
 SRC_inflate := $(wildcard bench/balloon/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine balloon common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate
+COMPONENTS := engine balloon backends common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -114,7 +115,7 @@ $(1): $$(MAIN_$(2)) $$(AR_$(2)) $(3)
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC) $$(LDFLAGS_ALL) -o $$@ $$(MAIN_$(2)) $$(AR_$(2)) $(3) $$(call libs_of,$(4)) -lm
 endef
-$(eval $(call program,$(B)/memd,daemon,$(AR_common),daemon))
+$(eval $(call program,$(B)/memd,daemon,$(AR_backends) $(AR_common),daemon backends))
 $(eval $(call program,$(B)/memctl,ctl,,ctl))
 $(eval $(call program,$(B)/memvm,memvm,$(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/mkimage,mkimage,,))

@@ -57,6 +57,7 @@ PIC := -fPIC -fno-semantic-interposition
 
 PKGS_engine := libxxhash liblz4 libsodium liburing numa
 PKGS_common := libxxhash
+PKGS_backends := jansson
 PKGS_daemon := liburcu-bp liburcu-cds libxxhash numa libmicrohttpd jansson inih
 PKGS_ctl := libcurl jansson
 PKGS_test := cmocka liburing

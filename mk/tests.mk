@@ -11,6 +11,8 @@ TEST_PROGRAMS :=
 # test_uses COMPONENT, path pattern of its headers: the test sources that include one of them
 USES_engine := $(if $(SRC_tests),$(shell grep -lE '"(memd/engine/|memd/memd\.h)' /dev/null $(SRC_tests)))
 USES_balloon := $(if $(SRC_tests),$(shell grep -lE '"(balloon-driver/device/|memd/balloon\.h)' /dev/null $(SRC_tests)))
+# the daemon's own users need them, too
+USES_backends := $(if $(SRC_tests),$(shell grep -lE '"(memd/daemon/|balloon-driver/backends/)' /dev/null $(SRC_tests)))
 USES_daemon := $(if $(SRC_tests),$(shell grep -lE '"memd/daemon/' /dev/null $(SRC_tests)))
 USES_ctl := $(if $(SRC_tests),$(shell grep -lE '"memd/ctl/' /dev/null $(SRC_tests)))
 USES_agent := $(if $(SRC_tests),$(shell grep -lE '"guest-agent/' /dev/null $(SRC_tests)))
@@ -23,7 +25,7 @@ USES_common := $(SRC_tests)
 
 # test_program SOURCE, helper sources of its directory
 define test_program
-T_USES := $(strip $(foreach c,memvm mkimage dedup benchmark ctl agent daemon engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
+T_USES := $(strip $(foreach c,memvm mkimage dedup benchmark ctl agent daemon backends engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
 TEST_PROGRAMS += $(B)/$(1:.c=)
 $(B)/$(1:.c=): T_USES := $$(T_USES)
 $(B)/$(1:.c=): $(patsubst %.c,$(B)/obj/%.o,$(1) $(2)) $$(foreach c,$$(T_USES),$$(AR_$$(c)))

@@ -27,10 +27,12 @@ struct ctl {
     /* options */
     const char *run_dir;
     bool json;
-    unsigned timeout_s;   /* 0: none */
-    uint64_t guest_bytes; /* doctor: size of the largest guest; 0: ask the daemon */
-    uint64_t bytes;       /* pageout, pagein; 0: all */
-    const char *domain;   /* budget; NULL: the host's */
+    unsigned timeout_s;           /* 0: none */
+    uint64_t guest_bytes;         /* doctor: size of the largest guest; 0: ask the daemon */
+    uint64_t bytes;               /* pageout, pagein; 0: all */
+    const char *domain;           /* budget; NULL: the host's */
+    bool wait;                    /* balloon set */
+    int64_t min_bytes, max_bytes; /* balloon limits; -1: not said */
     const char *proc_root, *sys_root, *dev_root;
     /* arguments after the command's words */
     int nargs;
@@ -64,6 +66,10 @@ enum ctl_result ctl_pageout(struct ctl *ctl);
 enum ctl_result ctl_pagein(struct ctl *ctl);
 enum ctl_result ctl_agent_list(struct ctl *ctl);
 enum ctl_result ctl_agent_reclaim(struct ctl *ctl);
+enum ctl_result ctl_balloon_list(struct ctl *ctl);
+enum ctl_result ctl_balloon_set(struct ctl *ctl);
+enum ctl_result ctl_balloon_stats(struct ctl *ctl);
+enum ctl_result ctl_balloon_limits(struct ctl *ctl);
 enum ctl_result ctl_doctor(struct ctl *ctl);
 enum ctl_result ctl_version(struct ctl *ctl);
 

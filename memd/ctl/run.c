@@ -24,6 +24,9 @@ enum {
     OPT_DEV = 1 << 5,
     OPT_BYTES = 1 << 9,
     OPT_DOMAIN = 1 << 10,
+    OPT_WAIT = 1 << 11,
+    OPT_MIN = 1 << 12,
+    OPT_MAX = 1 << 13,
     /* taken by every command */
     OPT_RUN_DIR = 1 << 6,
     OPT_HELP = 1 << 7,
@@ -44,6 +47,9 @@ static const struct {
      OPT_GUEST},
     {"bytes", "N", "how much, e.g. 512M (default: everything that may go)", OPT_BYTES},
     {"domain", "NAME", "of this trust domain (default: of the host)", OPT_DOMAIN},
+    {"wait", NULL, "wait until the guest has got there", OPT_WAIT},
+    {"min", "SIZE", "leave the guest no less than this; 0: a floor by its RAM", OPT_MIN},
+    {"max", "SIZE", "and no more than this; 0: all of its RAM", OPT_MAX},
     {"proc", "DIR", "look here instead of /proc", OPT_PROC},
     {"sys", "DIR", "look here instead of /sys", OPT_SYS},
     {"dev", "DIR", "look here instead of /dev", OPT_DEV},
@@ -112,6 +118,19 @@ static const struct command {
      "The guest's kernel gives up page cache, and swaps if the guest has swap. Stops when there is no more "
      "to\n"
      "be had, or after the time-out (default: 60 s), and says what it came to."},
+    {"balloon", "list", "", 0, 0, OPT_JSON, ctl_balloon_list, "the balloons memd knows of",
+     "Those of the configuration (memd.conf(5), balloon). RAM is what the VM has, ACTUAL what its balloon "
+     "leaves\nto the guest now, TARGET what it is to leave, FLOOR what no target is below."},
+    {"balloon", "set", "VM SIZE", 2, 2, OPT_JSON | OPT_WAIT | OPT_TIMEOUT, ctl_balloon_set,
+     "leave a guest this much memory",
+     "SIZE is what the guest is left with, as in 2G; all: everything. The guest gives memory back in its own "
+     "time:\n--wait waits for it. Ctrl-C, the time-out, or a guest that gives nothing more for 15 s end the "
+     "waiting;\nthe target stays."},
+    {"balloon", "stats", "VM", 1, 1, OPT_JSON, ctl_balloon_stats, "what a guest says of its memory", ""},
+    {"balloon", "limits", "VM", 1, 1, OPT_JSON | OPT_MIN | OPT_MAX, ctl_balloon_limits,
+     "show or set the limits of targets",
+     "They bound what may be asked for, and move nothing. They count until memd ends; the configuration says "
+     "them\nfor good."},
     {"doctor", NULL, "", 0, 0, OPT_DOCTOR, ctl_doctor, "check this machine for what memd needs",
      "Needs no daemon. Each line is ok, warn or fail, with the command that puts it right; exit code 1 if "
      "any\n"
@@ -215,6 +234,16 @@ static enum ctl_result usage_error(struct ctl *ctl, const char *format, ...)
     return CTL_USAGE;
 }
 
+static enum ctl_result limit_set(struct ctl *ctl, const char *name, const char *value, int64_t *field)
+{
+    uint64_t bytes;
+
+    if (ctl_parse_size(value, &bytes) || bytes > INT64_MAX)
+        return usage_error(ctl, "--%s: '%.40s' is not a size such as 512M", name, value);
+    *field = (int64_t)bytes;
+    return CTL_DONE;
+}
+
 static enum ctl_result option_set(struct ctl *ctl, unsigned bit, const char *value)
 {
     char *end;
@@ -234,6 +263,13 @@ static enum ctl_result option_set(struct ctl *ctl, unsigned bit, const char *val
     case OPT_DOMAIN:
         ctl->domain = value;
         break;
+    case OPT_WAIT:
+        ctl->wait = true;
+        break;
+    case OPT_MIN:
+        return limit_set(ctl, "min", value, &ctl->min_bytes);
+    case OPT_MAX:
+        return limit_set(ctl, "max", value, &ctl->max_bytes);
     case OPT_PROC:
         ctl->proc_root = value;
         break;
@@ -349,6 +385,7 @@ enum ctl_result ctl_run(struct ctl *ctl, int argc, char *argv[])
     unsigned given;
 
     ctl->run_dir = run_dir && *run_dir ? run_dir : WIRE_RUN_DIR;
+    ctl->min_bytes = ctl->max_bytes = -1;
     ctl->proc_root = "/proc";
     ctl->sys_root = "/sys";
     ctl->dev_root = "/dev";

@@ -9,6 +9,7 @@
 #ifndef MEMD_DAEMON_CONFIG_H
 #define MEMD_DAEMON_CONFIG_H
 
+#include "balloon-driver/backends/balloons.h"
 #include "memd/daemon/core.h"
 
 #include <stdio.h>
@@ -24,6 +25,8 @@ struct config {
     char file[256]; /* the configuration file that was read, or "" */
     bool background;
     int log_level; /* enum memd_log_level */
+    unsigned nballoons;
+    struct balloons_spec balloons[BALLOONS_MAX]; /* of VMs that have one */
 };
 
 /*

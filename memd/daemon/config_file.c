@@ -3,11 +3,11 @@
  * config_file: the configuration file, read with inih.
  *
  * [memd] takes the options by the names they have on the command line; [domain NAME] opens a trust domain and
- * takes `uids` and `budget`; [vm PATTERN] says what VMs of such names may take. inih tells its handler
- * neither the line number nor of a section without keys, so read_line(), which feeds it, counts lines and
- * follows each section line by a line with an empty name and value. It also removes indentation, which inih
- * would take for the continuation of a value, and stops at the first line that is none: inih would read on,
- * and could tell of a later mistake only.
+ * takes `uids` and `budget`; [vm PATTERN] says what VMs of such names may take, and where the balloon of one
+ * is. inih tells its handler neither the line number nor of a section without keys, so read_line(), which
+ * feeds it, counts lines and follows each section line by a line with an empty name and value. It also
+ * removes indentation, which inih would take for the continuation of a value, and stops at the first line
+ * that is none: inih would read on, and could tell of a later mistake only.
  */
 #include "memd/daemon/config_parts.h"
 
@@ -41,6 +41,7 @@ struct file_reader {
     struct config *config;
     struct core_domain_config *domain; /* of the section being read, or NULL */
     struct core_vm_rule *rule;         /* the same */
+    struct balloons_spec *balloon;     /* of that rule; NULL: it has none so far */
     uint64_t seen;                     /* bit per option of [memd] */
     unsigned seen_here;                /* bit per key of this section, where one counts once */
     struct config_report *report;
@@ -128,11 +129,15 @@ static int rule_open(struct file_reader *reader, const char *pattern)
         return config_error(reader->report, -EINVAL,
                             "%s:%u: '%.64s' is no VM's name; give 1 to %d of A-Z a-z 0-9 . _ - and * ? [ ]",
                             reader->path, reader->line, pattern, MEMD_NAME_MAX);
+    bool twice = false;
     for (size_t i = 0; i < core->nvm_rules; i++)
-        if (!strcmp(core->vm_rules[i].pattern, pattern))
-            return config_error(reader->report, -EEXIST, "%s:%u: [vm %s] is there twice; join the two",
-                                reader->path, reader->line, pattern);
-    if (core->nvm_rules == CORE_VM_RULES_MAX)
+        twice |= !strcmp(core->vm_rules[i].pattern, pattern);
+    for (size_t i = 0; i < reader->config->nballoons; i++)
+        twice |= !strcmp(reader->config->balloons[i].vm, pattern);
+    if (twice)
+        return config_error(reader->report, -EEXIST, "%s:%u: [vm %s] is there twice; join the two",
+                            reader->path, reader->line, pattern);
+    if (core->nvm_rules == CORE_VM_RULES_MAX || reader->config->nballoons == BALLOONS_MAX)
         return config_error(reader->report, -ENOSPC, "%s:%u: more than %d [vm] sections", reader->path,
                             reader->line, CORE_VM_RULES_MAX);
     reader->rule = &core->vm_rules[core->nvm_rules++];
@@ -141,23 +146,43 @@ static int rule_open(struct file_reader *reader, const char *pattern)
     return 0;
 }
 
-enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP, KEY_AGENT };
+/* Keys that count once in their section. */
+enum section_key {
+    KEY_BUDGET,
+    KEY_RESERVATION,
+    KEY_LIMIT,
+    KEY_SHARES,
+    KEY_SWAP,
+    KEY_AGENT,
+    KEY_BALLOON,
+    KEY_BALLOON_MIN,
+    KEY_BALLOON_MAX
+};
+#define KEYS_OF_TERMS (1u << KEY_RESERVATION | 1u << KEY_LIMIT | 1u << KEY_SHARES | 1u << KEY_SWAP)
 
 /* What is to be seen only when all keys of a section have been read. */
 static int section_close(struct file_reader *reader)
 {
     const struct core_vm_rule *rule = reader->rule;
-    struct core_config *core = &reader->config->core;
-    bool agent_only = reader->seen_here == 1u << KEY_AGENT;
+    const struct balloons_spec *balloon = reader->balloon;
 
+    /* a section that says only where balloon and agent are leaves the terms to one that says them */
+    if (rule && reader->seen_here && !(reader->seen_here & KEYS_OF_TERMS))
+        reader->config->core.nvm_rules--;
     reader->domain = NULL;
     reader->rule = NULL;
+    reader->balloon = NULL;
     reader->seen_here = 0;
-    if (rule && agent_only) /* says nothing of memory: a rule further down may */
-        core->nvm_rules--;
     if (rule && rule->terms.limit_bytes && rule->terms.limit_bytes < rule->terms.reservation_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: the limit is below the reservation",
                             reader->path, rule->pattern);
+    if (balloon && !balloon->address[0])
+        return config_error(reader->report, -EINVAL,
+                            "%s: [vm %s]: balloon-min and balloon-max go with balloon = ADDRESS",
+                            reader->path, balloon->vm);
+    if (balloon && balloon->max_bytes && balloon->max_bytes < balloon->min_bytes)
+        return config_error(reader->report, -EINVAL, "%s: [vm %s]: balloon-max is below balloon-min",
+                            reader->path, balloon->vm);
     return 0;
 }
 
@@ -313,6 +338,46 @@ static int agent_key(struct file_reader *reader, const char *value)
     return 0;
 }
 
+/* The balloon of the VM the section is about, which must be one by name: a socket has one VM behind it. */
+static int balloon_open(struct file_reader *reader)
+{
+    struct config *config = reader->config;
+
+    if (reader->balloon)
+        return 0;
+    if (!name_is_valid(reader->rule->pattern))
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: a balloon belongs to one VM; give it a section [vm NAME] without * ? [ ]",
+                            reader->path, reader->line);
+    reader->balloon = &config->balloons[config->nballoons++];
+    memset(reader->balloon, 0, sizeof *reader->balloon);
+    strcpy(reader->balloon->vm, reader->rule->pattern);
+    return 0;
+}
+
+static int address_key(struct file_reader *reader, const char *value, char field[BALLOON_ADDRESS_BYTES])
+{
+    struct balloon_error error;
+
+    if (balloons_check_address(value, &error))
+        return config_error(reader->report, -EINVAL, "%s:%u: balloon: '%.60s': %s", reader->path,
+                            reader->line, value, error.reason);
+    strcpy(field, value);
+    return 0;
+}
+
+static int balloon_key(struct file_reader *reader, enum section_key key, const char *name, const char *value)
+{
+    int result = balloon_open(reader);
+    struct balloons_spec *balloon = reader->balloon;
+
+    if (result || !balloon)
+        return result;
+    if (key == KEY_BALLOON)
+        return address_key(reader, value, balloon->address);
+    return size_key(reader, name, value, key == KEY_BALLOON_MIN ? &balloon->min_bytes : &balloon->max_bytes);
+}
+
 static int rule_key(struct file_reader *reader, const char *name, const char *value)
 {
     static const struct {
@@ -322,7 +387,10 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
                 {"limit", KEY_LIMIT},
                 {"shares", KEY_SHARES},
                 {"swap", KEY_SWAP},
-                {"agent", KEY_AGENT}};
+                {"agent", KEY_AGENT},
+                {"balloon", KEY_BALLOON},
+                {"balloon-min", KEY_BALLOON_MIN},
+                {"balloon-max", KEY_BALLOON_MAX}};
     struct budget_terms *terms = &reader->rule->terms;
     size_t i = 0;
 
@@ -330,7 +398,8 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         i++;
     if (i == sizeof keys / sizeof keys[0])
         return config_error(reader->report, -EINVAL,
-                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap and agent",
+                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap, agent, "
+                            "balloon, balloon-min and balloon-max",
                             reader->path, reader->line, name);
     int result = note_key(reader, keys[i].key, name);
     if (result)
@@ -344,8 +413,10 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         return shares_key(reader, value, &terms->shares);
     case KEY_AGENT:
         return agent_key(reader, value);
-    default:
+    case KEY_SWAP:
         return swap_key(reader, value, &terms->swap_never);
+    default:
+        return balloon_key(reader, keys[i].key, name, value);
     }
 }
 

@@ -6,7 +6,7 @@
  * (at most CONTROL_CONNECTIONS_MAX), so a request may block: on the core's answer, bounded by
  * CORE_CALL_TIMEOUT_MS, or on a job, bounded by CONTROL_WAIT_MS_MAX. libmicrohttpd calls on_request() first
  * with the header, then with each piece of the body, last with none: then control_api_dispatch() makes the
- * reply. Requests share nothing but the core and the word `stopping`.
+ * reply. Requests share nothing but the core, the balloons and the word `stopping`.
  */
 #include "memd/daemon/control.h"
 
@@ -32,6 +32,7 @@
 
 struct control {
     struct core *core;
+    struct balloons *balloons;
     struct MHD_Daemon *http;
     atomic_bool stopping; /* set once; ends the waits of handlers */
     struct sockaddr_un address;
@@ -100,6 +101,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
         if (!request)
             return MHD_NO;
         request->core = control->core;
+        request->balloons = control->balloons;
         request->stopping = &control->stopping;
         *state = request;
         return MHD_YES;
@@ -202,8 +204,8 @@ static struct MHD_Daemon *http_start(struct control *control, int fd)
                             MHD_OPTION_NOTIFY_COMPLETED, on_request_end, NULL, MHD_OPTION_END);
 }
 
-int control_start(struct core *core, const char *run_dir, struct control **ret_control, char *ret_error,
-                  size_t error_bytes)
+int control_start(struct core *core, struct balloons *balloons, const char *run_dir,
+                  struct control **ret_control, char *ret_error, size_t error_bytes)
 {
     int fd = -1, result;
     struct control *control = calloc(1, sizeof *control);
@@ -213,6 +215,7 @@ int control_start(struct core *core, const char *run_dir, struct control **ret_c
         return -ENOMEM;
     }
     control->core = core;
+    control->balloons = balloons;
     control->address.sun_family = AF_UNIX;
     char *path = control->address.sun_path;
     int length = snprintf(path, sizeof control->address.sun_path, "%s/" WIRE_CONTROL_NAME, run_dir);

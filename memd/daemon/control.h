@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 
+struct balloons;
 struct core;
 struct control;
 
@@ -22,8 +23,8 @@ struct control;
 
 /* Bind the socket and start serving on threads of its own. A socket left by a daemon that died is replaced.
  * Returns 0, or -errno with one line in ret_error; -EADDRINUSE: another daemon serves this directory. */
-int control_start(struct core *core, const char *run_dir, struct control **ret_control, char *ret_error,
-                  size_t error_bytes);
+int control_start(struct core *core, struct balloons *balloons, const char *run_dir,
+                  struct control **ret_control, char *ret_error, size_t error_bytes);
 
 /* Stop serving, end waiting requests, remove the socket. The core must still answer or refuse calls. */
 void control_stop(struct control *control);

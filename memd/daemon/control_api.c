@@ -43,9 +43,12 @@ static unsigned status_of_error(int error)
     case EEXIST:
     case EALREADY:
     case ERANGE:
-    case ENOTCONN:
+    case ENODEV:
+    case ENXIO:
     case ENOTSUP:
         return MHD_HTTP_CONFLICT;
+    case EPROTO:
+        return MHD_HTTP_BAD_GATEWAY;
     case ETIMEDOUT:
         return MHD_HTTP_GATEWAY_TIMEOUT;
     case EAGAIN:
@@ -53,6 +56,7 @@ static unsigned status_of_error(int error)
     case ENOSPC:
     case EMFILE:
     case ESHUTDOWN:
+    case ENOTCONN:
         return MHD_HTTP_SERVICE_UNAVAILABLE;
     default:
         return MHD_HTTP_INTERNAL_SERVER_ERROR;
@@ -71,6 +75,11 @@ __attribute__((format(printf, 3, 4))) static void reply_error(struct control_rep
     va_end(args);
     reply->status = status_of_error(error);
     reply->json = control_json_error(error, text);
+}
+
+void control_api_error(struct control_reply *reply, int error, const char *text)
+{
+    reply_error(reply, error, "%s", text);
 }
 
 /* What the core refused; `vm` is what the client named, or NULL. */
@@ -175,7 +184,7 @@ static void get_metrics(struct control_request *request, struct control_reply *r
 
     if (!snapshot)
         return;
-    int result = metrics_format(snapshot, &reply->text, &reply->text_bytes);
+    int result = metrics_format(snapshot, request->balloons, &reply->text, &reply->text_bytes);
     core_snapshot_free(snapshot);
     if (result)
         reply_core_error(reply, result, NULL);
@@ -558,14 +567,25 @@ struct route {
 };
 
 static const struct route routes[] = {
-    {"GET", "/v1/status", false, get_status},      {"GET", "/v1/vms", false, get_vms},
-    {"GET", "/v1/vms/*", false, get_vm},           {"POST", "/v1/merge", true, post_merge},
-    {"POST", "/v1/unmerge", true, post_unmerge},   {"POST", "/v1/settle", true, post_settle},
-    {"POST", "/v1/pageout", true, post_pageout},   {"POST", "/v1/pagein", true, post_pagein},
-    {"POST", "/v1/estimate", true, post_estimate}, {"GET", "/v1/jobs/*", false, get_job},
-    {"DELETE", "/v1/jobs/*", false, delete_job},   {"GET", "/metrics", false, get_metrics},
-    {"GET", "/v1/budget", false, get_budget},      {"POST", "/v1/budget", true, post_budget},
-    {"POST", "/v1/vms/*", true, post_vm},          {"GET", "/v1/agents", false, get_agents},
+    {"GET", "/v1/status", false, get_status},
+    {"GET", "/v1/vms", false, get_vms},
+    {"GET", "/v1/vms/*", false, get_vm},
+    {"POST", "/v1/merge", true, post_merge},
+    {"POST", "/v1/unmerge", true, post_unmerge},
+    {"POST", "/v1/settle", true, post_settle},
+    {"POST", "/v1/pageout", true, post_pageout},
+    {"POST", "/v1/pagein", true, post_pagein},
+    {"POST", "/v1/estimate", true, post_estimate},
+    {"GET", "/v1/jobs/*", false, get_job},
+    {"DELETE", "/v1/jobs/*", false, delete_job},
+    {"GET", "/metrics", false, get_metrics},
+    {"GET", "/v1/budget", false, get_budget},
+    {"POST", "/v1/budget", true, post_budget},
+    {"POST", "/v1/vms/*", true, post_vm},
+    {"GET", "/v1/balloons", false, control_get_balloons},
+    {"GET", "/v1/balloons/*", false, control_get_balloon},
+    {"POST", "/v1/balloons/*", true, control_post_balloon},
+    {"GET", "/v1/agents", false, get_agents},
     {"POST", "/v1/reclaim", true, post_reclaim},
 };
 

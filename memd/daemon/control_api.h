@@ -13,10 +13,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct balloons;
 struct core;
 
 struct control_request {
     struct core *core;
+    struct balloons *balloons;
     const atomic_bool *stopping; /* true ends every wait */
     const char *wait_ms;         /* the query's, or NULL */
     size_t body_bytes;           /* received; past CONTROL_BODY_BYTES the body is not kept */
@@ -37,5 +39,13 @@ struct control_reply {
 
 void control_api_dispatch(struct control_request *request, const char *method, const char *url,
                           struct control_reply *ret_reply);
+
+/* Of the handlers: reply with an error, a positive errno, and what it means here. */
+void control_api_error(struct control_reply *reply, int error, const char *text);
+
+/* ---- control_balloon.c: handlers of the balloons */
+void control_get_balloons(struct control_request *request, struct control_reply *reply);
+void control_get_balloon(struct control_request *request, struct control_reply *reply);
+void control_post_balloon(struct control_request *request, struct control_reply *reply);
 
 #endif

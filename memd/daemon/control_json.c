@@ -303,15 +303,15 @@ static const char *error_name(int error)
         int error;
         const char *name;
     } names[] = {
-        {EPERM, "EPERM"},         {ENOENT, "ENOENT"},     {EIO, "EIO"},
-        {E2BIG, "E2BIG"},         {EAGAIN, "EAGAIN"},     {ENOMEM, "ENOMEM"},
-        {EACCES, "EACCES"},       {EBUSY, "EBUSY"},       {EEXIST, "EEXIST"},
-        {EINVAL, "EINVAL"},       {EMFILE, "EMFILE"},     {ENOSPC, "ENOSPC"},
-        {ENOSYS, "ENOSYS"},       {ENOTSUP, "ENOTSUP"},   {ETIMEDOUT, "ETIMEDOUT"},
-        {ECANCELED, "ECANCELED"}, {EMSGSIZE, "EMSGSIZE"}, {ESRCH, "ESRCH"},
-        {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"}, {ECONNRESET, "ECONNRESET"},
-        {ENOTCONN, "ENOTCONN"},   {EPROTO, "EPROTO"},     {EOVERFLOW, "EOVERFLOW"},
-        {ERANGE, "ERANGE"},
+        {EPERM, "EPERM"},         {ENOENT, "ENOENT"},       {EIO, "EIO"},
+        {E2BIG, "E2BIG"},         {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},
+        {EACCES, "EACCES"},       {EBUSY, "EBUSY"},         {EEXIST, "EEXIST"},
+        {EINVAL, "EINVAL"},       {EMFILE, "EMFILE"},       {ENOSPC, "ENOSPC"},
+        {ENOSYS, "ENOSYS"},       {ENOTSUP, "ENOTSUP"},     {ETIMEDOUT, "ETIMEDOUT"},
+        {ECANCELED, "ECANCELED"}, {EMSGSIZE, "EMSGSIZE"},   {ESRCH, "ESRCH"},
+        {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"},   {ECONNRESET, "ECONNRESET"},
+        {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {ERANGE, "ERANGE"},
+        {ENODEV, "ENODEV"},       {ENXIO, "ENXIO"},         {ENOTCONN, "ENOTCONN"},
     };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

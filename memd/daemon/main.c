@@ -3,9 +3,9 @@
  * memd: the daemon's entry.
  *
  * Order of events: options, preflight, into the background if asked to (a fork, so before any thread), core,
- * control API, "memd: ready" and READY=1 for the service manager, the core's loop on this thread. SIGTERM,
- * SIGINT and SIGHUP stop the loop; then everything is taken down in the reverse order. What fails says one
- * line that names cause and cure, and leaves nothing behind.
+ * balloons, control API, "memd: ready" and READY=1 for the service manager, the core's loop on this thread.
+ * SIGTERM, SIGINT and SIGHUP stop the loop; then everything is taken down in the reverse order. What fails
+ * says one line that names cause and cure, and leaves nothing behind.
  *
  * In the background: the parent waits on a pipe and ends with the exit code the child reports, 0 once it is
  * ready. From then on the child's messages go to STATE_DIR/memd.log; until then to the terminal.
@@ -168,9 +168,18 @@ static int serve(const struct config *config, struct core *core, int *pipe_fd)
     return result ? EXIT_FAILED : EXIT_OK;
 }
 
+static int balloons_start(const struct config *config, struct balloons **ret_balloons)
+{
+    const struct balloons_options options = {
+        .specs = config->balloons, .nspecs = config->nballoons, .proc_root = config->core.proc_root};
+
+    return balloons_open(&options, ret_balloons);
+}
+
 static int run(const struct config *config, int *pipe_fd)
 {
     char error[CONFIG_ERROR_BYTES];
+    struct balloons *balloons;
     struct control *control;
     struct core *core;
 
@@ -179,15 +188,20 @@ static int run(const struct config *config, int *pipe_fd)
         return EXIT_FAILED;
     }
     signals_catch(core);
-    if (control_start(core, config->core.run_dir, &control, error, sizeof error)) {
+    int code = EXIT_FAILED;
+    int result = balloons_start(config, &balloons);
+    if (result) {
+        log_error("cannot start the threads of the balloons: %s; check ulimit -u and -n, and free memory",
+                  strerror(-result));
+    } else if (control_start(core, balloons, config->core.run_dir, &control, error, sizeof error)) {
         log_error("%s", error);
-        signals_ignore();
-        core_close(core);
-        return EXIT_FAILED;
+        balloons_close(balloons);
+    } else {
+        code = serve(config, core, pipe_fd);
+        control_stop(control);
+        balloons_close(balloons);
     }
-    int code = serve(config, core, pipe_fd);
     signals_ignore(); /* the handlers must not reach a core that is being closed */
-    control_stop(control);
     core_close(core);
     return code;
 }

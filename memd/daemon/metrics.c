@@ -3,7 +3,8 @@
  * metrics: OpenMetrics text from a snapshot.
  *
  * Names. memd_NAME is the daemon's, the host's or the sum over all VMs, the ones that have left included;
- * memd_vm_NAME{vm,id,domain} is one VM's and memd_domain_NAME{domain} one domain's. The sums are families of
+ * memd_vm_NAME{vm,id,domain} is one VM's, memd_domain_NAME{domain} one domain's and memd_balloon_NAME{vm} one
+ * balloon's. The sums are families of
  * their own, so that sum(memd_vm_...) counts nothing twice.
  *
  * Form (OpenMetrics 1.0): every family is one block, "# TYPE" first; samples of counters end in _total; a
@@ -327,7 +328,8 @@ static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
               snapshot->mem_available_bytes);
 }
 
-int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t *ret_bytes)
+int metrics_format(const struct core_snapshot *snapshot, struct balloons *balloons, char **ret_text,
+                   size_t *ret_bytes)
 {
     char *text = NULL;
     size_t bytes = 0;
@@ -343,6 +345,7 @@ int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t
     put_vm_states(out, snapshot);
     metrics_put_usage(out, snapshot);
     metrics_put_agents(out, snapshot);
+    metrics_put_balloons(out, balloons);
     fputs("# EOF\n", out);
     bool failed = ferror(out);
     if (fclose(out) || failed) {

@@ -39,7 +39,10 @@ extern const char *const metrics_agent_states[CORE_AGENT_STATES];
 
 #define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+struct balloons;
+
 /* The whole page in OpenMetrics text format. Returns 0 and memory for the caller to free, or -ENOMEM. */
-int metrics_format(const struct core_snapshot *snapshot, char **ret_text, size_t *ret_bytes);
+int metrics_format(const struct core_snapshot *snapshot, struct balloons *balloons, char **ret_text,
+                   size_t *ret_bytes);
 
 #endif

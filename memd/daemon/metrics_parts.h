@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* metrics_parts: what metrics.c and metrics_usage.c share. One thread. */
+/* metrics_parts: what metrics.c, metrics_usage.c and metrics_balloon.c share. One thread. */
 #ifndef MEMD_DAEMON_METRICS_PARTS_H
 #define MEMD_DAEMON_METRICS_PARTS_H
 
@@ -25,5 +25,9 @@ void metrics_put_agents(FILE *out, const struct core_snapshot *snapshot);
 
 /* What VMs use, and how long they waited: metrics_usage.c. */
 void metrics_put_usage(FILE *out, const struct core_snapshot *snapshot);
+
+/* The balloons: metrics_balloon.c. */
+struct balloons;
+void metrics_put_balloons(FILE *out, struct balloons *balloons);
 
 #endif

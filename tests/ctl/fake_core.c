@@ -57,7 +57,8 @@ void fake_core_unlock(void)
 struct core *fake_core_reset(void)
 {
     pthread_mutex_lock(&lock);
-    fake = (struct fake_core){.job_polls = 3, .nvms = 2};
+    fake = (struct fake_core){
+        .job_polls = 3, .nvms = 2, .balloon_steps = 3, .balloon_actual = UINT64_C(1) << 30};
     the_core.njobs = 0;
     pthread_mutex_unlock(&lock);
     return &the_core;

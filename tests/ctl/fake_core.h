@@ -25,7 +25,15 @@ struct fake_core {
     struct budget_terms last_terms;
     unsigned last_which;
     unsigned commands, cancels, polls;
+    /* fake_balloons.c */
+    int balloon_error;      /* positive: what setting a target fails with */
+    int balloon_state;      /* enum balloons_state of alpha; 0: ready */
+    int balloon_mute;       /* alpha does not say where its balloon is */
+    unsigned balloon_steps; /* looks until it is at its target; 0: never */
+    uint64_t balloon_target, balloon_actual, balloon_min, balloon_max;
 };
+
+struct balloons *fake_balloons(void);
 
 /* The one fake; valid from core_open() or fake_core_reset() on. */
 extern struct fake_core fake;

@@ -55,9 +55,9 @@ err "too long for a socket"
 ctl 2 status --run-dir
 # ---- help: of everything, of each command, of a family; on stdout, with 0
 ctl 0 --help
-help_of=$(sed -n 's/^  \([a-z-]*\( list\| show\| set\| on\| off\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
+help_of=$(sed -n 's/^  \([a-z-]*\( list\| show\| set\| on\| off\| stats\| limits\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
 for command in status "vm list" "vm show" "vm set" working-set budget "merge on" "merge off" unmerge settle estimate pageout pagein \
-    doctor version; do
+    "balloon list" "balloon set" "balloon stats" "balloon limits" doctor version; do
     grep -qx "$command" <<<"$help_of" || fail "memctl --help does not list '$command'"
     # shellcheck disable=SC2086
     ctl 0 $command --help

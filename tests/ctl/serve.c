@@ -28,6 +28,14 @@ static int set_field(const char *name, int number)
         fake.job_error = number;
     else if (!strcmp(name, "alarm"))
         fake.alarm = number;
+    else if (!strcmp(name, "balloon_error"))
+        fake.balloon_error = number;
+    else if (!strcmp(name, "balloon_state"))
+        fake.balloon_state = number;
+    else if (!strcmp(name, "balloon_mute"))
+        fake.balloon_mute = number;
+    else if (!strcmp(name, "balloon_steps"))
+        fake.balloon_steps = (unsigned)number;
     else if (!strcmp(name, "nvms"))
         fake.nvms = (unsigned)number;
     else
@@ -51,6 +59,9 @@ static void get_field(const char *name)
                fake.last_terms.swap_never);
     else if (!strcmp(name, "last_paging"))
         printf("%llu %u\n", (unsigned long long)fake.last_paging.bytes, fake.last_paging.park_ms);
+    else if (!strcmp(name, "balloon"))
+        printf("%llu %llu %llu\n", (unsigned long long)fake.balloon_target,
+               (unsigned long long)fake.balloon_min, (unsigned long long)fake.balloon_max);
     else if (!strcmp(name, "commands"))
         printf("%u\n", fake.commands);
     else if (!strcmp(name, "cancels"))
@@ -95,7 +106,7 @@ int main(int argc, char *argv[])
     core_config_default(&config);
     snprintf(config.run_dir, sizeof config.run_dir, "%s", argv[1]);
     if (core_open(&config, &core, text, sizeof text) ||
-        control_start(core, config.run_dir, &control, text, sizeof text)) {
+        control_start(core, fake_balloons(), config.run_dir, &control, text, sizeof text)) {
         fprintf(stderr, "%s\n", text);
         return 1;
     }

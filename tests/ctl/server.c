@@ -24,7 +24,8 @@ void server_start(void)
 {
     char error[256] = "";
 
-    assert_int_equal(control_start(fake_core_reset(), server_dir, &control, error, sizeof error), 0);
+    assert_int_equal(
+        control_start(fake_core_reset(), fake_balloons(), server_dir, &control, error, sizeof error), 0);
 }
 
 void server_stop(void)

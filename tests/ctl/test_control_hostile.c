@@ -233,9 +233,13 @@ static void the_socket_is_guarded(void **state)
 
     assert_int_equal(stat(server_path, &st), 0);
     assert_int_equal(st.st_mode & 07777, 0660);
-    assert_int_equal(control_start(fake_core_reset(), server_dir, &second, error, sizeof error), -EADDRINUSE);
+    assert_int_equal(
+        control_start(fake_core_reset(), fake_balloons(), server_dir, &second, error, sizeof error),
+        -EADDRINUSE);
     assert_non_null(strstr(error, "another memd serves this directory"));
-    assert_int_equal(control_start(fake_core_reset(), "no/such/dir", &second, error, sizeof error), -ENOENT);
+    assert_int_equal(
+        control_start(fake_core_reset(), fake_balloons(), "no/such/dir", &second, error, sizeof error),
+        -ENOENT);
     assert_non_null(strstr(error, "no/such/dir/control.sock"));
 }
 
@@ -265,7 +269,9 @@ static void what_is_no_socket_is_not_replaced(void **state)
     server_stop();
     assert_non_null(file = fopen(server_path, "w"));
     fclose(file);
-    assert_int_equal(control_start(fake_core_reset(), server_dir, &second, error, sizeof error), -EADDRINUSE);
+    assert_int_equal(
+        control_start(fake_core_reset(), fake_balloons(), server_dir, &second, error, sizeof error),
+        -EADDRINUSE);
     assert_int_equal(access(server_path, F_OK), 0);
     unlink(server_path);
     server_start();

@@ -95,10 +95,11 @@ check_layers() {
 include             memd/[a-z_]+\.h
 memd/common         memd/(common/)?[a-z_]+\.h
 memd/engine         memd/((common|engine)/)?[a-z_]+\.h
-memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h
+memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h|balloon-driver/backends/balloons\.h
 memd/ctl            memd/(ctl/)?[a-z_]+\.h
 memd/preload        memd/((common|engine|preload)/)?[a-z_]+\.h
 balloon-driver/device memd/balloon\.h|balloon-driver/device/[a-z_]+\.h
+balloon-driver/backends memd/(common/)?[a-z_]+\.h|balloon-driver/backends/[a-z_]+\.h
 balloon-driver/guest balloon-driver/guest/[a-z_]+\.h
 guest-agent         memd/(memd|agent)\.h|memd/common/agent_codec\.h|guest-agent/[a-z_]+\.h
 bench/memvm         memd/[a-z_]+\.h|balloon-driver/guest/balloon\.h|bench/memvm/.*\.h|bench/memvm/payload/(payload|balloon)\.c

@@ -329,6 +329,28 @@ static void vms_have_terms(void **state)
     assert_false(config.core.merge);
 }
 
+static void vms_have_balloons(void **state)
+{
+    (void)state;
+    assert_int_equal(
+        load_file("[vm web1]\nballoon = qmp:/run/web1.qmp\nballoon-min = 512M\nballoon-max = 2G\n"
+                  "[vm web-*]\nlimit = 1G\n[vm db]\nshares = 5\nballoon = "
+                  "libvirt:qemu:///system/db\n[memd]\nmerge = off\n"),
+        0);
+    assert_int_equal(config.nballoons, 2);
+    assert_string_equal(config.balloons[0].vm, "web1");
+    assert_string_equal(config.balloons[0].address, "qmp:/run/web1.qmp");
+    assert_int_equal(config.balloons[0].min_bytes, 512 << 20);
+    assert_int_equal(config.balloons[0].max_bytes, 2ull << 30);
+    assert_string_equal(config.balloons[1].vm, "db");
+    assert_string_equal(config.balloons[1].address, "libvirt:qemu:///system/db");
+    assert_int_equal(config.balloons[1].min_bytes, 0);
+    /* a section without terms does not stand in the way of one that has some */
+    assert_int_equal(config.core.nvm_rules, 2);
+    assert_string_equal(config.core.vm_rules[0].pattern, "web-*");
+    assert_string_equal(config.core.vm_rules[1].pattern, "db");
+}
+
 static void thresholds_are_in_order(void **state)
 {
     (void)state;
@@ -386,6 +408,14 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[vm a*]\nagent = /s\n", "test.conf:2: agent: an agent belongs to one VM; [vm a*] is a pattern"},
         {"[vm a]\nagent = /s\nagent = /t\n", "test.conf:3: 'agent' is given twice"},
         {"[vm a]\nagent = /s\n[vm a]\nagent = /t\n", "test.conf:4: agent: VM a has one already"},
+        {"[vm a]\nballoon = /run/a\n", "test.conf:2: balloon: '/run/a': give qmp:/PATH"},
+        {"[vm a]\nballoon = qmp:a\n", "test.conf:2: balloon: 'qmp:a': the path of the VMM's socket"},
+        {"[vm a-*]\nballoon = qmp:/a\n", "test.conf:2: a balloon belongs to one VM"},
+        {"[vm a]\nballoon = qmp:/a\nballoon = qmp:/a\n", "test.conf:3: 'balloon' is given twice"},
+        {"[vm a]\nballoon = qmp:/a\n[vm a]\n", "test.conf:3: [vm a] is there twice"},
+        {"[vm a]\nballoon-min = 1G\n", "[vm a]: balloon-min and balloon-max go with balloon"},
+        {"[vm a]\nballoon = qmp:/a\nballoon-min = 2G\nballoon-max = 1G\n[vm b]\n", "balloon-max is below"},
+        {"[vm a]\nballoon = qmp:/a\nballoon-max = x\n", "test.conf:3: balloon-max: 'x' is not a size"},
         {"[vm a]\nshares = 0\n", "from 1 to 10000000"},
         {"[vm a]\nshares = -1\n", "test.conf:2: shares: '-1'"},
         {"[vm a]\nswap = off\n", "'off' is neither never nor allowed"},
@@ -548,6 +578,7 @@ int main(void)
         TEST(paths_are_made_absolute_and_fit),
         TEST(a_file_may_be_written_freely),
         TEST(vms_have_terms),
+        TEST(vms_have_balloons),
         TEST(thresholds_are_in_order),
         TEST(users_have_names),
         TEST(mistakes_in_a_file_are_named_by_line),

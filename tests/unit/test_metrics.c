@@ -5,6 +5,8 @@
  */
 #include "memd/daemon/metrics.h"
 
+#include "balloon-driver/backends/balloons.h"
+
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -160,6 +162,22 @@ static void read_page(const char *text, size_t bytes)
 /* ---------------------------------------------------------------- pages */
 
 static char *text;
+static struct balloons *balloons;
+
+static int group_setup(void **state)
+{
+    const struct balloons_options none = {.proc_root = "/proc"};
+
+    (void)state;
+    return balloons_open(&none, &balloons);
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    balloons_close(balloons);
+    return 0;
+}
 
 static int end(void **state)
 {
@@ -174,7 +192,7 @@ static void format(const struct core_snapshot *snapshot)
 {
     size_t bytes;
 
-    assert_int_equal(metrics_format(snapshot, &text, &bytes), 0);
+    assert_int_equal(metrics_format(snapshot, balloons, &text, &bytes), 0);
     read_page(text, bytes);
 }
 
@@ -329,5 +347,5 @@ int main(void)
         TEST(many_vms_are_told_apart),           TEST(usage_is_there),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

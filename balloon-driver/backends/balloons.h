@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * balloons: the balloons memd has been told of, for whoever shows or moves them (control API, metrics).
+ *
+ * Each has a thread of its own, its keeper (keeper.h), which connects, reconnects, looks and sets. The
+ * functions here may be called from any thread between balloons_open() and balloons_close(), and wait for
+ * nobody but, in balloons_set(), a keeper, and for that a bounded time.
+ */
+#ifndef BALLOON_BACKENDS_BALLOONS_H
+#define BALLOON_BACKENDS_BALLOONS_H
+
+#include "balloon-driver/backends/backend.h"
+
+#include "memd/memd.h"
+
+#define BALLOONS_MAX        256u
+#define BALLOONS_VM_BYTES   (MEMD_NAME_MAX + 1)
+#define BALLOONS_NEAR_BYTES (1ull << 20) /* a target this near is reached: some VMMs count in MiB */
+
+/* What memd is told: of which VM, where, and what it may be left with. */
+struct balloons_spec {
+    char vm[BALLOONS_VM_BYTES];
+    char address[BALLOON_ADDRESS_BYTES]; /* scheme:where */
+    uint64_t min_bytes;                  /* 0: balloons_floor() */
+    uint64_t max_bytes;                  /* 0: its RAM */
+};
+
+/* Whether this is an address: 0, or -EINVAL with a reason. Asks nobody. */
+int balloons_check_address(const char *address, struct balloon_error *error);
+
+/* What a Linux guest of this much RAM is to be left with if nobody says otherwise (Hyper-V's driver does not
+ * go below it either: drivers/hv/hv_balloon.c, compute_balloon_floor()). */
+uint64_t balloons_floor(uint64_t ram_bytes);
+
+struct balloons_options {
+    const struct balloons_spec *specs;
+    size_t nspecs; /* at most BALLOONS_MAX */
+    const char *proc_root;
+    /* 0: the default; for tests */
+    unsigned call_ms;    /* BALLOON_CALL_MS */
+    unsigned refresh_ms; /* how often a VMM is asked while nothing moves */
+    unsigned retry_ms;   /* first pause before another attempt; doubles */
+    unsigned retry_ms_max;
+};
+
+struct balloons;
+
+/* 0, -EINVAL (too many, or an address that is none), -ENOMEM, -EMFILE, -EAGAIN (no threads) */
+int balloons_open(const struct balloons_options *options, struct balloons **ret_balloons);
+/* Calls into VMMs that are under way end at once; one that libvirt does not return from is left behind. */
+void balloons_close(struct balloons *balloons);
+
+enum balloons_state {
+    BALLOONS_CONNECTING, /* until the first attempt has ended */
+    BALLOONS_READY,
+    BALLOONS_NO_DRIVER, /* the device is there, the guest does not use it */
+    BALLOONS_NO_DEVICE,
+    BALLOONS_TAKEN,  /* somebody else has the monitor */
+    BALLOONS_GONE,   /* no VMM there; not running */
+    BALLOONS_FAILED, /* no answer, nonsense, no permission, ... */
+    BALLOONS_STATES
+};
+const char *balloons_state_name(enum balloons_state state);
+
+/* The name of a bit of enum balloon_can, from bit 0 on; NULL: there is none. */
+const char *balloons_can_name(unsigned bit);
+
+#define BALLOONS_NEVER UINT64_MAX
+
+struct balloons_view {
+    char vm[BALLOONS_VM_BYTES];
+    char address[BALLOON_ADDRESS_BYTES];
+    const char *backend; /* its scheme */
+    unsigned backend_can;
+    enum balloons_state state;
+    char reason[BALLOON_REASON_BYTES]; /* why it is not ready; "" */
+    struct balloon_facts facts;        /* as of age_ms ago */
+    uint64_t age_ms;                   /* BALLOONS_NEVER */
+    uint64_t stats_age_ms;             /* since they last changed; BALLOONS_NEVER */
+    uint64_t floor_bytes;              /* no target is below it */
+    uint64_t min_bytes, max_bytes;     /* as set; 0: not */
+    uint64_t connects, failures, sets; /* so far */
+};
+
+size_t balloons_count(const struct balloons *balloons);
+/* -ENOENT */
+int balloons_find(const struct balloons *balloons, const char *vm);
+void balloons_view(struct balloons *balloons, size_t i, struct balloons_view *ret_view);
+
+/* Leave the guest `bytes`: 0 once the VMM has taken note, -errno with a reason. The guest follows in its own
+ * time. */
+int balloons_set(struct balloons *balloons, size_t i, uint64_t bytes, struct balloon_error *error);
+/* Other limits (NULL: as it was; 0: none), until memd ends. Moves nothing. 0 or -ERANGE. */
+int balloons_limit(struct balloons *balloons, size_t i, const uint64_t *min_bytes, const uint64_t *max_bytes,
+                   struct balloon_error *error);
+
+#endif
