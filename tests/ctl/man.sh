@@ -44,8 +44,9 @@ compare memd-run memd-run.1
 
 # the file takes every option that takes a value, by its name without dashes
 "$bin/memd" --help | sed -n 's/^  --\([a-z-]*\) .*/\1/p' | grep -vxE 'config|daemon|help|version' >"$tmp/keys"
+plain "$man/memd.conf.5" >"$tmp/conf"
 while read -r key; do
-    plain "$man/memd.conf.5" | grep -qE "\b$key\b" || fail "memd.conf.5 does not name $key"
+    grep -qE "\b$key\b" "$tmp/conf" || fail "memd.conf.5 does not name $key"
 done <"$tmp/keys"
 
 if command -v groff >/dev/null && [ -e /usr/share/groff/current/tmac/an.tmac ]; then
