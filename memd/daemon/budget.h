@@ -80,6 +80,7 @@ struct budget_terms {
     uint64_t limit_bytes; /* 0: none */
     uint32_t shares;      /* 0: by its size */
     bool swap_never;
+    uint64_t writes_bytes; /* to its swap file in a day; 0: no limit of its own */
 };
 
 struct budget_policy {

@@ -211,7 +211,7 @@ static int domain_uids(struct file_reader *reader, const char *value)
     }
 }
 
-enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP };
+enum section_key { KEY_BUDGET, KEY_RESERVATION, KEY_LIMIT, KEY_SHARES, KEY_SWAP, KEY_WRITES };
 
 /* A key that counts once in its section. */
 static int note_key(struct file_reader *reader, enum section_key key, const char *name)
@@ -274,8 +274,11 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
     static const struct {
         const char *name;
         enum section_key key;
-    } keys[] = {
-        {"reservation", KEY_RESERVATION}, {"limit", KEY_LIMIT}, {"shares", KEY_SHARES}, {"swap", KEY_SWAP}};
+    } keys[] = {{"reservation", KEY_RESERVATION},
+                {"limit", KEY_LIMIT},
+                {"shares", KEY_SHARES},
+                {"swap", KEY_SWAP},
+                {"swap-writes", KEY_WRITES}};
     struct budget_terms *terms = &reader->rule->terms;
     size_t i = 0;
 
@@ -283,7 +286,8 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         i++;
     if (i == sizeof keys / sizeof keys[0])
         return config_error(reader->report, -EINVAL,
-                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares and swap",
+                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap and "
+                            "swap-writes",
                             reader->path, reader->line, name);
     int result = note_key(reader, keys[i].key, name);
     if (result)
@@ -295,6 +299,8 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         return size_key(reader, name, value, &terms->limit_bytes);
     case KEY_SHARES:
         return shares_key(reader, value, &terms->shares);
+    case KEY_WRITES:
+        return size_key(reader, name, value, &terms->writes_bytes);
     default:
         return swap_key(reader, value, &terms->swap_never);
     }

@@ -271,6 +271,8 @@ static int start(struct core *core)
         place_recall_merge(core);
     if (!err)
         terms_file_read(core);
+    if (!err)
+        writes_open(core);
     return err;
 }
 
@@ -343,6 +345,7 @@ void core_close(struct core *core)
     cds_list_for_each_entry_safe (session, next, &core->sessions, link)
         session_drop(session);
     session_reap(core);
+    writes_close(core);
     /* their files stay for the next daemon: so do the VMs' entries in the registry */
     cds_list_for_each_entry_safe (vm, next_vm, &core->vms, link) {
         vm->domain->kept = true;

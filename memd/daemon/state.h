@@ -32,6 +32,7 @@
 #include "memd/daemon/reclaim.h"
 #include "memd/daemon/session.h"
 #include "memd/daemon/vm.h"
+#include "memd/daemon/writes.h"
 
 #include <urcu/list.h>
 
@@ -67,6 +68,7 @@ struct core {
     struct advice_shares advice;
     struct heirs_searches heirs;
     struct reclaim reclaim;
+    struct writes writes;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

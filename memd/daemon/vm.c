@@ -38,6 +38,7 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
     vm->pass.started_ns = clock_now_ns();
     terms_of_rules(&core->config, engine->name, &vm->reclaim.terms);
     terms_file_give(vm);
+    writes_vm_joined(vm);
     vm->forks = vm->forks_cleared = 1; /* nothing it has heard from us is in a child */
 
     int err = registry_write(domain->dir_fd, engine);
@@ -91,6 +92,7 @@ void vm_gone(struct vm *vm)
         session_drop(vm->session);
     keep_counters(&core->departed, vm);
     jobs_vm_gone(vm);
+    writes_vm_gone(vm);
     registry_remove(domain->dir_fd, &vm->engine);
     vm_forget(vm);
     domain_left(domain);

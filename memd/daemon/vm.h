@@ -16,6 +16,7 @@
 #include "memd/daemon/holdings.h"
 #include "memd/daemon/paging.h"
 #include "memd/daemon/reclaim.h"
+#include "memd/daemon/writes.h"
 
 struct session;
 
@@ -81,6 +82,7 @@ struct vm {
     uint64_t estimate_job;
     struct paging paging;
     struct reclaim_vm reclaim;
+    struct writes_vm writes;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
     uint64_t forks;      /* without a session: what it said last (struct wire_stats); 0: not known */

@@ -324,6 +324,7 @@ static void begin_swap(struct memd *m)
     p->region = p->chunk = p->page = 0;
     p->left = chunks_total(m);
     p->errors = swapfile_count(p->swap).errors;
+    swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
     p->phase = PAGER_SWAP;
 }
 
@@ -377,9 +378,10 @@ static bool step_swap(struct memd *m)
         chunk_done(p);
     if (next == end || next == first + n)
         return true;
-    if (!swapfile_full(p->swap))
+    bool full = swapfile_full(p->swap);
+    if (!full && !swapfile_spent(p->swap))
         return false; /* all buffers are being written */
-    p->error = ENOSPC;
+    p->error = full ? ENOSPC : EDQUOT;
     return true;
 }
 
