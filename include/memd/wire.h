@@ -230,6 +230,7 @@ struct wire_stats {
     _Atomic uint64_t sampled_pages;         /* aside as samples now; in none of the numbers above this */
     _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
     _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* samples, too */
+    _Atomic uint64_t merged_outs; /* merged pages that left RAM, since it was opened */
 };
 static_assert(sizeof(struct wire_stats) <= 3072, "before the rings' data");
 #define WIRE_FORKS_HEIR UINT64_MAX

@@ -63,6 +63,7 @@ const struct metrics_counter metrics_counters[] = {
     COUNTER(swap_errors, METRICS_COUNTER, "Writes to swap files that failed; the pages stayed in RAM."),
     COUNTER(swapped_faults, METRICS_COUNTER, "Accesses that found their page in a swap file."),
     COUNTER(lost_pages, METRICS_COUNTER, "Pages a swap file did not give back as they were."),
+    COUNTER(merged_outs, METRICS_COUNTER, "Merged pages that went to swap files."),
     COUNTER(sampled_pages, METRICS_GAUGE, "Pages set aside to see whether they are touched."),
     COUNTER(sampled_faults, METRICS_COUNTER, "Accesses that found their page set aside as a sample."),
     COUNTER(working_set_bytes, METRICS_GAUGE, "Memory touched within a sampling period, an estimate."),

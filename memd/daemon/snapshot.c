@@ -124,6 +124,7 @@ static void count_vm(struct vm *vm, struct core_counters *c)
         .swap_errors = s->swap_errors,
         .swapped_faults = s->swapped_faults,
         .lost_pages = s->lost_pages,
+        .merged_outs = s->merged_outs,
         .sampled_pages = s->sampled_pages,
         .sampled_faults = s->sampled_faults,
         .working_set_bytes = s->sample_periods ? s->working_set_pages * WIRE_PAGE_BYTES : 0,

@@ -79,6 +79,7 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->swap_errors += vm->stats.swap_errors;
     sum->lost_pages += vm->stats.lost_pages;
     sum->sampled_faults += vm->stats.sampled_faults;
+    sum->merged_outs += vm->stats.merged_outs;
     sum->cpu_ns += vm->stats.cpu_ns;
 }
 
@@ -254,6 +255,7 @@ void vm_read_stats(struct vm *vm)
     out->swap_errors = read_stat(&in->swap_errors, ever);
     out->swapped_faults = read_stat(&in->swapped_faults, ever);
     out->lost_pages = read_stat(&in->lost_pages, ever);
+    out->merged_outs = read_stat(&in->merged_outs, ever);
     read_samples(in, pages, out);
     read_latencies(in, out);
     out->hashed_pages = read_stat(&in->hashed_pages, ever);
