@@ -16,7 +16,8 @@
  *   4. The references are given back.
  *
  * Only whole mappings leave, or a piece at an end of one where the neighbour is anonymous memory: the piece
- * then joins it. So there are never more mappings than before.
+ * then joins it. So there are no more mappings than before; but for those that go on in the next chunk, which
+ * are cut in two until the rest has followed, if there are mappings to spare.
  *
  * Whether somebody touches merged pages is seen by their page table entries. A mapping begins without any;
  * merged_age() takes those away that have come since, protected in the same way: dropping a page that was
@@ -35,6 +36,7 @@
 #include <sys/mman.h>
 
 #define ROOM_BYTES 4096u /* of the ring, for references that are given back */
+#define VMAS_SPARE 16u
 
 /* Pages of one chunk that map consecutive frames; `begins`, `ends`: so does their mapping. `joins_left`,
  * `joins_right`: with anonymous memory beside it. */
@@ -60,7 +62,13 @@ static bool goes_on(const struct region *r, uint32_t neighbour, uint32_t frame)
     return entry_in_store(e) && (!entry_frame(e) || entry_frame(e) == frame);
 }
 
-static bool next_run(const struct region *r, uint32_t page, uint32_t end, struct run *ret_run)
+static bool may_cut(const struct memd *m)
+{
+    return m->vmas_used + 2 * VMAS_SPARE < m->budget.vmas_max;
+}
+
+static bool next_run(const struct memd *m, const struct region *r, uint32_t page, uint32_t end,
+                     struct run *ret_run)
 {
     while (page < end && !(plain_shared(r, page) && region_segment(r, page)))
         page++;
@@ -70,11 +78,12 @@ static bool next_run(const struct region *r, uint32_t page, uint32_t end, struct
     uint32_t frame = entry_frame(page_get(r, page)), last = s->first + s->npages, q = page + 1;
     while (q < end && q < last && plain_shared(r, q) && entry_frame(page_get(r, q)) == frame + (q - page))
         q++;
-    bool first_there = page > s->first, next_there = q < last;
+    bool first_there = page > s->first, next_there = q < last, spare = may_cut(m);
     *ret_run = (struct run){.page = page,
                             .end = q,
-                            .begins = !first_there || !goes_on(r, page - 1, frame - 1),
-                            .ends = !next_there || !goes_on(r, q, frame + (q - page)),
+                            .begins = !first_there || (spare && page == chunk_first(r, chunk_of(r, page))) ||
+                                      !goes_on(r, page - 1, frame - 1),
+                            .ends = !next_there || (spare && q == end) || !goes_on(r, q, frame + (q - page)),
                             .joins_left = first_there && !entry_in_store(page_get(r, page - 1)),
                             .joins_right = next_there && !entry_in_store(page_get(r, q))};
     return true;
@@ -217,7 +226,7 @@ uint32_t merged_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
 
     if (leaves_alone(m, r, chunk) || out_prepare(m, r, false) || pager_look(m, r, chunk, &touched))
         return 0;
-    for (uint32_t page = chunk_first(r, chunk); n < most && next_run(r, page, end, &run);) {
+    for (uint32_t page = chunk_first(r, chunk); n < most && next_run(m, r, page, end, &run);) {
         page = run.end;
         if (ring_room(&m->session.up) < ROOM_BYTES || m->session.broken)
             break;
@@ -253,7 +262,7 @@ void merged_age(struct memd *m, struct region *r, uint32_t chunk)
 
     if (leaves_alone(m, r, chunk) || pager_look(m, r, chunk, &touched))
         return;
-    for (uint32_t page = chunk_first(r, chunk); next_run(r, page, chunk_end(r, chunk), &run);
+    for (uint32_t page = chunk_first(r, chunk); next_run(m, r, page, chunk_end(r, chunk), &run);
          page = run.end) {
         bool any = false;
         for (uint32_t p = run.page; p < run.end; p++)

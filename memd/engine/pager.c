@@ -269,6 +269,8 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->before = p->wholes;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
+        if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
+            pager_ready(m);
         begin_pageout(m);
         return;
     }
