@@ -408,6 +408,8 @@ struct wire_rec_page {
 #define WIRE_PAGEOUT_SWAP                                                                  \
     4u /* and from the pool to the swap file, incompressible pages, too; PAGED says ENOSPC \
           if not all of it could be written */
+#define WIRE_PAGEOUT_MERGED \
+    16u /* with SWAP: merged pages, too, that are touched; without, those that are not */
 #define WIRE_PAGEOUT_LIMIT 8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
 static_assert(sizeof(struct wire_rec_page) == 40, "wire_rec_page");
 

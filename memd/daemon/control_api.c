@@ -284,7 +284,7 @@ static void post_pageout(struct control_request *request, struct control_reply *
 
     if (!paging_body(request, reply, &vm, &bytes))
         return;
-    struct core_paging what = {.bytes = UINT64_MAX, .all = true, .swap = true}; /* all */
+    struct core_paging what = {.bytes = UINT64_MAX, .all = true, .swap = true, .merged = true}; /* all */
     if (bytes > 0)
         what = (struct core_paging){.bytes = ((uint64_t)bytes + 4095) & ~4095ull, .park_ms = PAGEOUT_PARK_MS};
     int result = core_pageout_start(request->core, vm, &what, &job);

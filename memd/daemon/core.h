@@ -246,6 +246,7 @@ struct core_paging {
     uint64_t bytes;
     uint32_t park_ms;
     bool all, swap; /* swap: and from the pool to the swap file, incompressible pages, too */
+    bool merged;    /* and merged pages that are touched; else those that are not */
 };
 int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job);
 int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job);

@@ -45,13 +45,13 @@ static void order(struct vm *vm, uint16_t type, const struct core_paging *what)
     struct session *session = vm->session;
     uint64_t may = what->swap ? writes_promise(vm, to_write_bytes(vm, what)) : UINT64_MAX;
 
-    session->page = (struct wire_rec_page){.r = {.type = type},
-                                           .pages = what->bytes / WIRE_PAGE_BYTES,
-                                           .park_ms = what->park_ms,
-                                           .flags = (what->all ? WIRE_PAGEOUT_ALL : 0) |
-                                                    (what->swap ? WIRE_PAGEOUT_SWAP : 0) |
-                                                    (may != UINT64_MAX ? WIRE_PAGEOUT_LIMIT : 0),
-                                           .swap_bytes = may};
+    session->page = (struct wire_rec_page){
+        .r = {.type = type},
+        .pages = what->bytes / WIRE_PAGE_BYTES,
+        .park_ms = what->park_ms,
+        .flags = (what->all ? WIRE_PAGEOUT_ALL : 0) | (what->swap ? WIRE_PAGEOUT_SWAP : 0) |
+                 (what->merged ? WIRE_PAGEOUT_MERGED : 0) | (may != UINT64_MAX ? WIRE_PAGEOUT_LIMIT : 0),
+        .swap_bytes = may};
     session->page_due = true;
     channel_wake(session);
 }

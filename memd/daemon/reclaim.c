@@ -209,6 +209,7 @@ static struct budget_vm describe(const struct vm *vm)
     return (struct budget_vm){.guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
                               .resident_bytes = r->usage.resident_bytes,
                               .reclaimable_bytes = r->usage.reclaimable_bytes,
+                              .merged_bytes = r->usage.merged_bytes,
                               .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES +
                                              (can_swap ? vm->stats.pool_bytes : 0),
                               .working_set_bytes = vm_working_set_pages(vm) * WIRE_PAGE_BYTES,

@@ -327,7 +327,7 @@ static void begin_pack(struct pager *p)
 /* What becomes of merged pages in this order. */
 static void choose_merged(struct pager *p)
 {
-    bool all = p->order.flags & WIRE_PAGEOUT_ALL;
+    bool all = p->order.flags & WIRE_PAGEOUT_MERGED;
     uint64_t now = now_ns(), watched_ns = now - p->aged_ns;
 
     p->ages = !all && (!p->aged_ns || watched_ns > AGE_MAX_NS);
@@ -346,11 +346,17 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->chunk_begun = true;
     if (p->ages)
         merged_age(m, r, p->chunk);
-    if (!p->leaves || p->done >= p->order.pages || swapfile_full(p->swap) || swapfile_spent(p->swap))
+    if (!p->leaves || p->done >= p->order.pages || !r->n.shared)
         return;
+    bool full = swapfile_full(p->swap);
+    if (full || swapfile_spent(p->swap)) {
+        if (p->order.flags & WIRE_PAGEOUT_MERGED)
+            p->error = full ? ENOSPC : EDQUOT;
+        return;
+    }
     uint64_t most = p->order.pages - p->done;
     if (!merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
-                     p->order.flags & WIRE_PAGEOUT_ALL))
+                     p->order.flags & WIRE_PAGEOUT_MERGED))
         return;
     for (uint32_t page = chunk_first(r, p->chunk); page < end; page += n) {
         n = end - page < OUT_BATCH_PAGES ? end - page : OUT_BATCH_PAGES;

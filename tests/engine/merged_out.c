@@ -23,7 +23,7 @@
 #include <cmocka.h>
 
 #define NPAGES 1024u
-#define ALL    (WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP)
+#define ALL    (WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP | WIRE_PAGEOUT_MERGED)
 #define COLD   WIRE_PAGEOUT_SWAP
 
 static char swap_path[160];
@@ -118,9 +118,10 @@ static void not_into_the_pool(void **state)
 
     (void)state;
     merge(&rig, 0, NPAGES / 2);
-    order(&rig, WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL);
+    order(&rig, WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_MERGED);
+    order(&rig, WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP); /* nor, touched or not, at once */
     EQUALS(count(&rig, WIRE_PAGE_SHARED), NPAGES / 2);
-    EQUALS(script_paged(rig.vm, script_pageout_limited(rig.vm, ALL, 0)).error ? 0 : 1, 0);
+    EQUALS(script_paged(rig.vm, script_pageout_limited(rig.vm, ALL, 0)).error, EDQUOT);
     EQUALS(count(&rig, WIRE_PAGE_SHARED), NPAGES / 2);
     OK(memd_pin(rig.memd, rig.region, 0, PAGE)); /* its chunk comes home, and stays */
     order(&rig, WIRE_REC_PAGEOUT, ALL);

@@ -335,10 +335,11 @@ static void one_turn(struct ladder *l, uint64_t turn, uint32_t equal, uint64_t *
         break;
     case 6:
     case 12:
-        pageout(l, UINT64_MAX, 0, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP);
+        pageout(l, UINT64_MAX, 0, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP | WIRE_PAGEOUT_MERGED);
         break;
     case 14:
-        pageout(l, 1 + next_random(random) % 1500, 1, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP);
+        pageout(l, 1 + next_random(random) % 1500, 1,
+                WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP | WIRE_PAGEOUT_MERGED);
         break;
     default:
         pageout(l, UINT64_MAX, (uint32_t)(turn % 3), WIRE_PAGEOUT_ALL);
