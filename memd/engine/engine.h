@@ -425,6 +425,7 @@ typedef void hold_fn(void *ctx, uint32_t i, uint32_t npages);
 void hold_each(struct memd *m, uint32_t park, uint32_t npages, hold_fn *fn, void *ctx);
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages);
 void map_count_hit(struct memd *m); /* a mapping was refused: no merges for a while, and it is said so */
+void hold_missing_on(struct memd *m, struct chunk *c); /* somewhere in the chunk, from now on */
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err);
 
 /* ---- apply.c; work held */

@@ -175,7 +175,7 @@ static bool take(struct memd *m, struct region *r, const struct run *run)
             map_count_hit(m);
         out_emptied(m, r, page); /* perhaps the neighbours were registered for nothing */
     } else {
-        out_missing_noted(m, c);
+        hold_missing_on(m, c);
         now_parked(m, r, page, run->end);
     }
     out_unlock(m, c);

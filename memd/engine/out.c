@@ -147,12 +147,6 @@ void out_region_free(struct region *r)
         munmap(r->out.shadow_map, r->npages * PAGE_BYTES + SHADOW_MARGIN);
 }
 
-void out_missing_noted(struct memd *m, struct chunk *c)
-{
-    m->pager->missing_chunks += !atomic_load_explicit(&c->missing, memory_order_relaxed);
-    atomic_store_explicit(&c->missing, 1, memory_order_relaxed);
-}
-
 int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end)
 {
     uint32_t chunk = chunk_of(r, page), first = page, last = end;
@@ -168,7 +162,7 @@ int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end
                             UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     if (err)
         return err;
-    out_missing_noted(m, &r->chunks[chunk]);
+    hold_missing_on(m, &r->chunks[chunk]);
     return 0;
 }
 

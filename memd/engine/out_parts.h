@@ -50,7 +50,6 @@ void out_unlock(struct memd *m, struct chunk *c); /* chunk_unlock() for chunks t
 int out_prepare(struct memd *m, struct region *r, bool sample);
 /* MISSING for all anonymous memory around [page, end) within the chunk: one mapping, not many. */
 int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end);
-void out_missing_noted(struct memd *m, struct chunk *c); /* it is on somewhere in the chunk */
 void out_unpack(const void *packed, uint32_t bytes, void *to);
 void out_count_fault(struct memd *m, _Atomic uint64_t *tier);
 void out_trim_places(struct region *r, uint32_t chunk); /* gives their memory back if none is used */
