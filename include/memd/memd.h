@@ -225,6 +225,7 @@ struct memd_stats {
     uint64_t page_ins;           /* pages that came home */
     uint64_t parked_faults;      /* because somebody touched them while parked */
     uint64_t packed_faults;      /* while packed */
+    uint64_t merged_outs;        /* merged pages that left RAM */
     uint32_t connected;          /* 1 while a daemon is attached */
     uint32_t paused;
 };

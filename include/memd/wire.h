@@ -230,6 +230,7 @@ struct wire_stats {
     _Atomic uint64_t sampled_pages;         /* aside as samples now; in none of the numbers above this */
     _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
     _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* samples, too */
+    _Atomic uint64_t merged_outs; /* merged pages that left RAM, since it was opened */
 };
 static_assert(sizeof(struct wire_stats) <= 3072, "before the rings' data");
 #define WIRE_FORKS_HEIR UINT64_MAX
@@ -399,20 +400,24 @@ struct wire_rec_page {
     uint64_t id;
     uint64_t pages; /* UINT64_MAX: all */
     uint32_t park_ms;
-    uint32_t flags; /* WIRE_PAGEOUT_*; 0 in PAGEIN */
+    uint32_t flags;      /* WIRE_PAGEOUT_*; 0 in PAGEIN */
+    uint64_t swap_bytes; /* WIRE_PAGEOUT_LIMIT: at most so much is written to the swap file */
 };
 #define WIRE_PAGEOUT_ALL  1u /* pages written lately and huge pages, too */
 #define WIRE_PAGEOUT_PARK 2u /* they stay parked */
 #define WIRE_PAGEOUT_SWAP                                                                  \
     4u /* and from the pool to the swap file, incompressible pages, too; PAGED says ENOSPC \
           if not all of it could be written */
-static_assert(sizeof(struct wire_rec_page) == 32, "wire_rec_page");
+#define WIRE_PAGEOUT_MERGED \
+    16u /* with SWAP: merged pages, too, that are touched; without, those that are not */
+#define WIRE_PAGEOUT_LIMIT 8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
+static_assert(sizeof(struct wire_rec_page) == 40, "wire_rec_page");
 
 struct wire_rec_paged {
     struct wire_rec r;
     uint64_t id;
     uint64_t pages; /* that are out, or home, because of it */
-    int32_t error;  /* 0 or a positive errno: ENOMEM, ECANCELED */
+    int32_t error;  /* 0 or a positive errno: ENOMEM, ECANCELED, ENOSPC, EDQUOT */
     uint32_t reserved;
 };
 static_assert(sizeof(struct wire_rec_paged) == 32, "wire_rec_paged");

@@ -28,6 +28,10 @@ static void print_host(struct ctl *ctl, const json_t *budget)
             ctl_size(used, ctl_get_int(budget, "used_bytes")),
             ctl_size(headroom, ctl_get_int(budget, "headroom_bytes")), ctl_colour_on(ctl, colour),
             ctl_printable(copy), ctl_colour_off(ctl, colour));
+    if (ctl_get_int(budget, "swap_writes_bytes"))
+        fprintf(ctl->out, "swap files: %s of %s a day may be written\n",
+                ctl_size(used, ctl_get_int(budget, "swap_writes_left_bytes")),
+                ctl_size(budget_text, ctl_get_int(budget, "swap_writes_bytes")));
     if (ctl_get_bool(budget, "alarm"))
         fprintf(ctl->out, "%salarm: no new VM is let in where memory is low%s\n", ctl_colour_on(ctl, CTL_RED),
                 ctl_colour_off(ctl, CTL_RED));
@@ -61,28 +65,29 @@ static int print_domains(struct ctl *ctl, const json_t *domains)
 
 static int print_vms(struct ctl *ctl, const json_t *vms)
 {
-    struct ctl_table table = {.ncolumns = 9, .right = 0xfe};
+    struct ctl_table table = {.ncolumns = 10, .right = 0x2fe};
     char guest[CTL_SIZE_BYTES], resident[CTL_SIZE_BYTES], target[CTL_SIZE_BYTES];
-    char reservation[CTL_SIZE_BYTES], limit[CTL_SIZE_BYTES], shares[16];
+    char reservation[CTL_SIZE_BYTES], limit[CTL_SIZE_BYTES], writes[CTL_SIZE_BYTES], shares[16];
     const json_t *vm;
     size_t i;
 
     if (!json_array_size(vms))
         return 0;
-    int failed =
-        ctl_table_add(&table, "VM\tGUEST\tRESIDENT\tTARGET\tRESERVED\tLIMIT\tSHARES\tREFAULTS/S\tSWAP");
+    int failed = ctl_table_add(
+        &table, "VM\tGUEST\tRESIDENT\tTARGET\tRESERVED\tLIMIT\tSHARES\tREFAULTS/S\tSWAP\tWRITES/DAY");
     json_array_foreach(vms, i, vm)
     {
         snprintf(shares, sizeof shares, "%" PRId64, ctl_get_int(vm, "shares"));
         failed |=
-            ctl_table_add(&table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%s", ctl_get_text(vm, "name"),
+            ctl_table_add(&table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%s\t%s", ctl_get_text(vm, "name"),
                           ctl_size(guest, ctl_get_int(vm, "guest_bytes")),
                           ctl_size(resident, ctl_get_int(vm, "resident_bytes")),
                           ctl_size(target, ctl_get_int(vm, "target_bytes")),
                           size_or(reservation, ctl_get_int(vm, "reservation_bytes"), "-"),
                           size_or(limit, ctl_get_int(vm, "limit_bytes"), "-"),
                           ctl_get_int(vm, "shares") ? shares : "by size",
-                          json_number_value(json_object_get(vm, "refaults_per_s")), ctl_get_text(vm, "swap"));
+                          json_number_value(json_object_get(vm, "refaults_per_s")), ctl_get_text(vm, "swap"),
+                          size_or(writes, ctl_get_int(vm, "swap_writes_bytes"), "-"));
     }
     if (!failed) {
         fputc('\n', ctl->out);
@@ -185,9 +190,13 @@ static int put_term(json_t *body, const char *word)
     }
     bool reservation = length == strlen("reservation") && !strncmp(word, "reservation", length);
     bool limit = length == strlen("limit") && !strncmp(word, "limit", length);
-    if ((!reservation && !limit) || (strcmp(value, "none") && parse_size(value, &number)))
+    bool writes = length == strlen("swap-writes") && !strncmp(word, "swap-writes", length);
+    if ((!reservation && !limit && !writes) || (strcmp(value, "none") && parse_size(value, &number)))
         return -1;
-    return json_object_set_new(body, limit ? "limit_bytes" : "reservation_bytes",
+    return json_object_set_new(body,
+                               limit    ? "limit_bytes"
+                               : writes ? "swap_writes_bytes"
+                                        : "reservation_bytes",
                                json_integer((json_int_t)number));
 }
 
@@ -204,11 +213,10 @@ enum ctl_result ctl_vm_set(struct ctl *ctl)
     }
     for (int i = 1; i < ctl->nargs; i++)
         if (put_term(body, ctl->args[i])) {
-            ctl_error(
-                ctl,
-                "'%.60s' is none of reservation=SIZE, limit=SIZE|none, shares=N, swap=never|allowed; see "
-                "memctl --help",
-                ctl->args[i]);
+            ctl_error(ctl,
+                      "'%.60s' is none of reservation=SIZE, limit=SIZE|none, shares=N, swap=never|allowed, "
+                      "swap-writes=SIZE|none; see memctl --help",
+                      ctl->args[i]);
             json_decref(body);
             return CTL_USAGE;
         }

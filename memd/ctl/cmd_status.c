@@ -76,6 +76,10 @@ static int totals_add(struct ctl_table *table, const json_t *status)
         failed |= ctl_table_add(table, "swapped\t%s\tin %s of swap files",
                                 ctl_size(a, 4096 * ctl_get_int(totals, "swapped_pages")),
                                 ctl_size(b, ctl_get_int(totals, "swap_bytes")));
+    if (ctl_get_int(budget, "swap_writes_bytes"))
+        failed |= ctl_table_add(table, "swap writes\t%s\tleft of %s a day",
+                                ctl_size(a, ctl_get_int(budget, "swap_writes_left_bytes")),
+                                ctl_size(b, ctl_get_int(budget, "swap_writes_bytes")));
     failed |= ctl_table_add(
         table, "merges\t%" PRId64 "\tand %" PRId64 " zero drops; %" PRId64 " written since",
         ctl_get_int(totals, "merges"), ctl_get_int(totals, "zero_drops"), ctl_get_int(totals, "cow_breaks"));

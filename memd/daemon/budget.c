@@ -166,6 +166,9 @@ static uint64_t floor_of(const struct budget_policy *policy, enum budget_state s
 {
     uint64_t bytes = has(state, vm), least = less(vm->resident_bytes, vm->reclaimable_bytes);
 
+    if (state >= BUDGET_HARD && may_swap(vm))
+        least = less(least, vm->merged_bytes);
+
     if (vm->busy || is_at_it(state, vm) || !depth_of(state, vm) ||
         (state == BUDGET_SOFT && budget_ease(policy, vm) <= 0))
         return bytes;

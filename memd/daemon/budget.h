@@ -80,6 +80,7 @@ struct budget_terms {
     uint64_t limit_bytes; /* 0: none */
     uint32_t shares;      /* 0: by its size */
     bool swap_never;
+    uint64_t writes_bytes; /* to its swap file in a day; 0: no limit of its own */
 };
 
 struct budget_policy {
@@ -104,6 +105,7 @@ struct budget_vm {
     uint64_t guest_bytes;
     uint64_t resident_bytes;    /* what it costs: its own pages, its pool, its part of frames */
     uint64_t reclaimable_bytes; /* of that, guest pages of its own */
+    uint64_t merged_bytes;      /* and its part of frames: these leave only for the swap file */
     uint64_t loose_bytes;       /* that may leave with any order, uncounted: parked pages, the pool */
     uint64_t working_set_bytes; /* 0: not known */
     struct budget_rates rates;

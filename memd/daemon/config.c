@@ -70,6 +70,8 @@ static const struct option_desc options[] = {
      AT(core.swap), 0, 0, 0},
     {"swap-max", "SIZE", "most that one VM's swap file may take, e.g. 16G; 0: no limit", OPTION_SIZE,
      AT(core.swap_bytes_max), 0, 1ull << 50, 0},
+    {"swap-writes", "SIZE", "most that is written to all swap files in a day, e.g. 100G; 0: no limit",
+     OPTION_SIZE, AT(core.swap_writes_bytes), 0, 1ull << 50, 0},
     {"quiet-ms", "MS", "a page left unwritten this long is looked at, 1 to 3600000", OPTION_NUMBER,
      AT(core.quiet_ms), 1, 3600000, 0},
     {"round-ms-max", "MS", "longest time between two rounds over a quiet VM, 10 to 3600000", OPTION_NUMBER,

@@ -153,12 +153,14 @@ enum section_key {
     KEY_LIMIT,
     KEY_SHARES,
     KEY_SWAP,
+    KEY_WRITES,
     KEY_AGENT,
     KEY_BALLOON,
     KEY_BALLOON_MIN,
     KEY_BALLOON_MAX
 };
-#define KEYS_OF_TERMS (1u << KEY_RESERVATION | 1u << KEY_LIMIT | 1u << KEY_SHARES | 1u << KEY_SWAP)
+#define KEYS_OF_TERMS \
+    (1u << KEY_RESERVATION | 1u << KEY_LIMIT | 1u << KEY_SHARES | 1u << KEY_SWAP | 1u << KEY_WRITES)
 
 /* What is to be seen only when all keys of a section have been read. */
 static int section_close(struct file_reader *reader)
@@ -383,13 +385,10 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
     static const struct {
         const char *name;
         enum section_key key;
-    } keys[] = {{"reservation", KEY_RESERVATION},
-                {"limit", KEY_LIMIT},
-                {"shares", KEY_SHARES},
-                {"swap", KEY_SWAP},
-                {"agent", KEY_AGENT},
-                {"balloon", KEY_BALLOON},
-                {"balloon-min", KEY_BALLOON_MIN},
+    } keys[] = {{"reservation", KEY_RESERVATION}, {"limit", KEY_LIMIT},
+                {"shares", KEY_SHARES},           {"swap", KEY_SWAP},
+                {"swap-writes", KEY_WRITES},      {"agent", KEY_AGENT},
+                {"balloon", KEY_BALLOON},         {"balloon-min", KEY_BALLOON_MIN},
                 {"balloon-max", KEY_BALLOON_MAX}};
     struct budget_terms *terms = &reader->rule->terms;
     size_t i = 0;
@@ -397,10 +396,11 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
     while (i < sizeof keys / sizeof keys[0] && strcmp(keys[i].name, name))
         i++;
     if (i == sizeof keys / sizeof keys[0])
-        return config_error(reader->report, -EINVAL,
-                            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap, agent, "
-                            "balloon, balloon-min and balloon-max",
-                            reader->path, reader->line, name);
+        return config_error(
+            reader->report, -EINVAL,
+            "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap, swap-writes, "
+            "agent, balloon, balloon-min and balloon-max",
+            reader->path, reader->line, name);
     int result = note_key(reader, keys[i].key, name);
     if (result)
         return result;
@@ -411,6 +411,8 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         return size_key(reader, name, value, &terms->limit_bytes);
     case KEY_SHARES:
         return shares_key(reader, value, &terms->shares);
+    case KEY_WRITES:
+        return size_key(reader, name, value, &terms->writes_bytes);
     case KEY_AGENT:
         return agent_key(reader, value);
     case KEY_SWAP:

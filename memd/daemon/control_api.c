@@ -306,7 +306,7 @@ static void post_pageout(struct control_request *request, struct control_reply *
 
     if (!paging_body(request, reply, &vm, &bytes))
         return;
-    struct core_paging what = {.bytes = UINT64_MAX, .all = true, .swap = true}; /* all */
+    struct core_paging what = {.bytes = UINT64_MAX, .all = true, .swap = true, .merged = true}; /* all */
     if (bytes > 0)
         what = (struct core_paging){.bytes = ((uint64_t)bytes + 4095) & ~4095ull, .park_ms = PAGEOUT_PARK_MS};
     int result = core_pageout_start(request->core, vm, &what, &job);
@@ -387,21 +387,23 @@ static void post_budget(struct control_request *request, struct control_reply *r
 static bool terms_body(struct control_request *request, struct control_reply *reply,
                        struct budget_terms *ret_terms, unsigned *ret_which)
 {
-    json_int_t reservation = 0, limit = 0, shares = 0;
+    json_int_t reservation = 0, limit = 0, shares = 0, writes = 0;
     const char *swap = NULL;
     json_error_t error;
 
-    if (json_unpack_ex(request->json, &error, 0, "{s?I, s?I, s?I, s?s !}", "reservation_bytes", &reservation,
-                       "limit_bytes", &limit, "shares", &shares, "swap", &swap)) {
+    if (json_unpack_ex(request->json, &error, 0, "{s?I, s?I, s?I, s?s, s?I !}", "reservation_bytes",
+                       &reservation, "limit_bytes", &limit, "shares", &shares, "swap", &swap,
+                       "swap_writes_bytes", &writes)) {
         reply_bad_body(reply, &error,
-                       "reservation_bytes, limit_bytes, shares (numbers) and swap (never, allowed), as many "
-                       "as are to change");
+                       "reservation_bytes, limit_bytes, shares, swap_writes_bytes (numbers) and swap (never, "
+                       "allowed), as many as are to change");
         return false;
     }
     bool reserved = json_object_get(request->json, "reservation_bytes"),
          limited = json_object_get(request->json, "limit_bytes"),
-         shared = json_object_get(request->json, "shares");
-    if ((reserved && reservation < 0) || (limited && limit < 0) ||
+         shared = json_object_get(request->json, "shares"),
+         written = json_object_get(request->json, "swap_writes_bytes");
+    if ((reserved && reservation < 0) || (limited && limit < 0) || (written && writes < 0) ||
         (shared && (shares < 0 || shares > BUDGET_SHARES_MAX)) ||
         (swap && strcmp(swap, "never") && strcmp(swap, "allowed"))) {
         reply_error(reply, EINVAL,
@@ -410,11 +412,13 @@ static bool terms_body(struct control_request *request, struct control_reply *re
         return false;
     }
     *ret_which = (reserved ? CORE_TERM_RESERVATION : 0) | (limited ? CORE_TERM_LIMIT : 0) |
-                 (shared ? CORE_TERM_SHARES : 0) | (swap ? CORE_TERM_SWAP : 0);
+                 (shared ? CORE_TERM_SHARES : 0) | (swap ? CORE_TERM_SWAP : 0) |
+                 (written ? CORE_TERM_WRITES : 0);
     *ret_terms = (struct budget_terms){.reservation_bytes = (uint64_t)reservation,
                                        .limit_bytes = (uint64_t)limit,
                                        .shares = (uint32_t)shares,
-                                       .swap_never = swap && !strcmp(swap, "never")};
+                                       .swap_never = swap && !strcmp(swap, "never"),
+                                       .writes_bytes = (uint64_t)writes};
     return true;
 }
 

@@ -125,6 +125,7 @@ static void put_terms(json_t **object, const struct budget_terms *terms)
     put(object, "limit_bytes", number(terms->limit_bytes));
     put(object, "shares", number(terms->shares));
     put(object, "swap", json_string(terms->swap_never ? "never" : "allowed"));
+    put(object, "swap_writes_bytes", number(terms->writes_bytes));
 }
 
 /* What a VM has, and what it may have. */
@@ -133,6 +134,7 @@ static void put_account(json_t **object, const struct core_vm *vm)
     put(object, "resident_bytes", number(vm->resident_bytes));
     put(object, "target_bytes", number(vm->target_bytes));
     put_terms(object, &vm->terms);
+    put(object, "swap_writes_left_bytes", number(vm->writes_left_bytes));
 }
 
 static void put_memory(json_t **object, const struct core_memory *memory)
@@ -254,6 +256,8 @@ static json_t *budget_object(const struct core_snapshot *snapshot)
 
     put_memory(&object, &snapshot->memory);
     put(&object, "alarm", json_boolean(snapshot->alarm));
+    put(&object, "swap_writes_bytes", number(snapshot->writes_bytes));
+    put(&object, "swap_writes_left_bytes", number(snapshot->writes_left_bytes));
     return object;
 }
 
@@ -312,6 +316,7 @@ static const char *error_name(int error)
         {ESHUTDOWN, "ESHUTDOWN"}, {EALREADY, "EALREADY"},   {ECONNRESET, "ECONNRESET"},
         {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {ERANGE, "ERANGE"},
         {ENODEV, "ENODEV"},       {ENXIO, "ENXIO"},         {ENOTCONN, "ENOTCONN"},
+        {EDQUOT, "EDQUOT"},
     };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

@@ -273,6 +273,7 @@ static int start(struct core *core)
     if (!err) {
         terms_file_read(core);
         agents_open(core);
+        writes_open(core);
     }
     return err;
 }
@@ -347,6 +348,7 @@ void core_close(struct core *core)
     cds_list_for_each_entry_safe (session, next, &core->sessions, link)
         session_drop(session);
     session_reap(core);
+    writes_close(core);
     /* their files stay for the next daemon: so do the VMs' entries in the registry */
     cds_list_for_each_entry_safe (vm, next_vm, &core->vms, link) {
         vm->domain->kept = true;

@@ -56,12 +56,13 @@ struct core_agent_config {
 struct core_config {
     char run_dir[256];
     char state_dir[256];
-    bool merge;               /* start with merging on */
-    bool merge_across_nodes;  /* as KSM's merge_across_nodes */
-    double cpu_cap;           /* CPUs that engines and daemon may use together */
-    uint64_t store_bytes_max; /* 0: half of the host's memory */
-    bool swap;                /* VMs get a swap file in state_dir */
-    uint64_t swap_bytes_max;  /* of each; 0: no limit */
+    bool merge;                 /* start with merging on */
+    bool merge_across_nodes;    /* as KSM's merge_across_nodes */
+    double cpu_cap;             /* CPUs that engines and daemon may use together */
+    uint64_t store_bytes_max;   /* 0: half of the host's memory */
+    bool swap;                  /* VMs get a swap file in state_dir */
+    uint64_t swap_bytes_max;    /* of each; 0: no limit */
+    uint64_t swap_writes_bytes; /* that all of them together may write in a day; 0: no limit */
     unsigned quiet_ms, round_ms_max;
     unsigned huge_share_percent; /* a huge page is broken from this reclaimable share on */
     unsigned heal_pages_per_s;   /* per VM */
@@ -117,6 +118,7 @@ struct core_counters {
     uint64_t page_outs, page_ins, parked_faults, packed_faults; /* cumulative */
     uint64_t swapped_pages, swap_bytes;                         /* in swap files, and what these take */
     uint64_t swap_written_bytes, swap_errors, swapped_faults, lost_pages; /* cumulative */
+    uint64_t merged_outs; /* cumulative: merged pages that went to swap files */
     uint64_t sampled_pages,
         sampled_faults;         /* aside as samples of the working set; cumulative: touched there */
     uint64_t working_set_bytes; /* see struct core_working_set; 0: not known */
@@ -153,6 +155,7 @@ struct core_vm {
     uint64_t resident_bytes, target_bytes; /* struct budget_vm, struct budget_plan */
     struct budget_terms terms;
     double refaults_per_s;
+    uint64_t writes_left_bytes; /* of terms.writes_bytes */
     struct core_counters c;
     struct core_working_set ws;
     struct core_latency latency[WIRE_TIERS];
@@ -211,8 +214,9 @@ struct core_snapshot {
     uint64_t mem_total_bytes, mem_available_bytes; /* of the host */
     char warning[CORE_REASON_BYTES];               /* a shortage seen lately, or "" */
     struct core_memory memory;
-    bool alarm;                  /* the host or a domain is in state low */
-    struct core_counters totals; /* cumulative counters include VMs that have left */
+    bool alarm;                               /* the host or a domain is in state low */
+    uint64_t writes_bytes, writes_left_bytes; /* of swap files, a day; limit 0: none */
+    struct core_counters totals;              /* cumulative counters include VMs that have left */
     size_t nvms, ndomains, nagents;
     struct core_agent *agents;
     struct core_vm *vms;
@@ -233,7 +237,13 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
 
 /* Change those terms of a VM that are named. -ERANGE: they contradict each other, or a budget. */
-enum core_term { CORE_TERM_RESERVATION = 1, CORE_TERM_LIMIT = 2, CORE_TERM_SHARES = 4, CORE_TERM_SWAP = 8 };
+enum core_term {
+    CORE_TERM_RESERVATION = 1,
+    CORE_TERM_LIMIT = 2,
+    CORE_TERM_SHARES = 4,
+    CORE_TERM_SWAP = 8,
+    CORE_TERM_WRITES = 16
+};
 int core_vm_set(struct core *core, const char *vm, unsigned terms, const struct budget_terms *value,
                 struct budget_terms *ret_terms, char ret_reason[CORE_REASON_BYTES]);
 
@@ -276,6 +286,7 @@ struct core_paging {
     uint64_t bytes;
     uint32_t park_ms;
     bool all, swap; /* swap: and from the pool to the swap file, incompressible pages, too */
+    bool merged;    /* and merged pages that are touched; else those that are not */
 };
 int core_pageout_start(struct core *core, const char *vm, const struct core_paging *what, uint64_t *ret_job);
 int core_pagein_start(struct core *core, const char *vm, uint64_t bytes, uint64_t *ret_job);

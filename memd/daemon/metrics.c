@@ -64,6 +64,7 @@ const struct metrics_counter metrics_counters[] = {
     COUNTER(swap_errors, METRICS_COUNTER, "Writes to swap files that failed; the pages stayed in RAM."),
     COUNTER(swapped_faults, METRICS_COUNTER, "Accesses that found their page in a swap file."),
     COUNTER(lost_pages, METRICS_COUNTER, "Pages a swap file did not give back as they were."),
+    COUNTER(merged_outs, METRICS_COUNTER, "Merged pages that went to swap files."),
     COUNTER(sampled_pages, METRICS_GAUGE, "Pages set aside to see whether they are touched."),
     COUNTER(sampled_faults, METRICS_COUNTER, "Accesses that found their page set aside as a sample."),
     COUNTER(working_set_bytes, METRICS_GAUGE, "Memory touched within a sampling period, an estimate."),
@@ -234,6 +235,10 @@ static void put_accounts(FILE *out, const struct core_snapshot *snapshot)
         {"reservation_bytes", "What it is left in any case.",
          offsetof(struct core_vm, terms.reservation_bytes)},
         {"limit_bytes", "The most it may take; 0: no limit.", offsetof(struct core_vm, terms.limit_bytes)},
+        {"swap_writes_bytes", "Most written to its swap file in a day; 0: no limit.",
+         offsetof(struct core_vm, terms.writes_bytes)},
+        {"swap_writes_left_bytes", "Of that, what may be written now.",
+         offsetof(struct core_vm, writes_left_bytes)},
     };
 
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
@@ -323,6 +328,10 @@ static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
     put_gauge(out, "used_bytes", "What all VMs and memd take of RAM.", snapshot->memory.used_bytes);
     put_gauge(out, "headroom_bytes", "Kept free of the budget for merged pages to be written.",
               snapshot->memory.headroom_bytes);
+    put_gauge(out, "swap_writes_bytes", "Most written to all swap files in a day; 0: no limit.",
+              snapshot->writes_bytes);
+    put_gauge(out, "swap_writes_left_bytes", "Of that, what may be written now.",
+              snapshot->writes_left_bytes);
     put_gauge(out, "host_mem_total_bytes", "Memory of the host.", snapshot->mem_total_bytes);
     put_gauge(out, "host_mem_available_bytes", "Memory the host can still give out.",
               snapshot->mem_available_bytes);

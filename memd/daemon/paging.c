@@ -30,15 +30,28 @@ static uint64_t pages_to_move(const struct vm *vm, bool out, uint64_t asked)
     return asked < there ? asked : there;
 }
 
+/* At most, what an order may write: what is to go out, what is out and not there yet, and what rounding takes
+ * (16 bytes a record, whole blocks, clusters that are not full). */
+static uint64_t to_write_bytes(const struct vm *vm, const struct core_paging *what)
+{
+    uint64_t all = vm_guest_pages(vm), pages = what->bytes / WIRE_PAGE_BYTES;
+
+    pages = (pages < all ? pages : all) + vm->stats.parked_pages + vm->stats.packed_pages;
+    return pages * (WIRE_PAGE_BYTES + WIRE_PAGE_BYTES / 8) + (1 << 20);
+}
+
 static void order(struct vm *vm, uint16_t type, const struct core_paging *what)
 {
     struct session *session = vm->session;
+    uint64_t may = what->swap ? writes_promise(vm, to_write_bytes(vm, what)) : UINT64_MAX;
 
-    session->page = (struct wire_rec_page){.r = {.type = type},
-                                           .pages = what->bytes / WIRE_PAGE_BYTES,
-                                           .park_ms = what->park_ms,
-                                           .flags = (what->all ? WIRE_PAGEOUT_ALL : 0) |
-                                                    (what->swap ? WIRE_PAGEOUT_SWAP : 0)};
+    session->page = (struct wire_rec_page){
+        .r = {.type = type},
+        .pages = what->bytes / WIRE_PAGE_BYTES,
+        .park_ms = what->park_ms,
+        .flags = (what->all ? WIRE_PAGEOUT_ALL : 0) | (what->swap ? WIRE_PAGEOUT_SWAP : 0) |
+                 (what->merged ? WIRE_PAGEOUT_MERGED : 0) | (may != UINT64_MAX ? WIRE_PAGEOUT_LIMIT : 0),
+        .swap_bytes = may};
     session->page_due = true;
     channel_wake(session);
 }
@@ -114,6 +127,7 @@ static void finish(struct vm *vm, int error, const char *reason)
 
 void paging_session_lost(struct vm *vm)
 {
+    writes_settle(vm); /* an engine on its own writes nothing more */
     if (vm->paging.job)
         finish(vm, ECONNRESET, "its session ended");
     vm->paging = (struct paging){0};
@@ -152,6 +166,8 @@ int paging_answered(struct session *session, const struct wire_rec_paged *rec)
     session->page_answered = rec->id;
     if (rec->id != vm->paging.order)
         return 0;
+    vm_read_stats(vm); /* the engine has brought them up to date before it answered */
+    writes_settle(vm);
     if (!vm->paging.job) {
         struct budget_order own = vm->paging.own;
         vm->paging = (struct paging){0};
@@ -162,9 +178,12 @@ int paging_answered(struct session *session, const struct wire_rec_paged *rec)
     uint64_t most = vm_guest_pages(vm);
     if (r)
         r->job.paged_bytes = (rec->pages < most ? rec->pages : most) * WIRE_PAGE_BYTES;
-    finish(vm, rec->error,
-           rec->error == ENOMEM   ? "its pages do not fit into memory"
-           : rec->error == ENOSPC ? "its swap file is full, or cannot be written; what could go is out of RAM"
-                                  : strerror(rec->error));
+    finish(
+        vm, rec->error,
+        rec->error == ENOMEM   ? "its pages do not fit into memory"
+        : rec->error == ENOSPC ? "its swap file is full, or cannot be written; what could go is out of RAM"
+        : rec->error == EDQUOT
+            ? "as much was written to swap files as may be in a day (swap-writes); the rest is packed in RAM"
+            : strerror(rec->error));
     return 0;
 }

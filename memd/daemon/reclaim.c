@@ -204,11 +204,12 @@ static struct budget_vm describe(const struct vm *vm)
 {
     const struct reclaim_vm *r = &vm->reclaim;
     const struct budget_order *own = &vm->paging.own;
-    bool can_swap = vm->core->config.swap && !r->no_swap_ns;
+    bool can_swap = vm->core->config.swap && !r->no_swap_ns && writes_allowed(vm);
 
     return (struct budget_vm){.guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
                               .resident_bytes = r->usage.resident_bytes,
                               .reclaimable_bytes = r->usage.reclaimable_bytes,
+                              .merged_bytes = r->usage.merged_bytes,
                               .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES +
                                              (can_swap ? vm->stats.pool_bytes : 0),
                               .working_set_bytes = vm_working_set_pages(vm) * WIRE_PAGE_BYTES,
@@ -294,7 +295,7 @@ void reclaim_answered(struct vm *vm, const struct budget_order *own, uint64_t pa
         r->no_swap_ns = clock_now_ns();
         core_warn(vm->core, "VM %s: its swap file is full, or cannot be written", vm->engine.name);
     }
-    if ((!error || error == ENOSPC) && pages < own->pages / 2) {
+    if ((!error || error == ENOSPC || error == EDQUOT) && pages < own->pages / 2) {
         r->dry = own->depth;
         r->dry_ns = clock_now_ns();
     }

@@ -124,6 +124,7 @@ static void count_vm(struct vm *vm, struct core_counters *c)
         .swap_errors = s->swap_errors,
         .swapped_faults = s->swapped_faults,
         .lost_pages = s->lost_pages,
+        .merged_outs = s->merged_outs,
         .sampled_pages = s->sampled_pages,
         .sampled_faults = s->sampled_faults,
         .working_set_bytes = s->sample_periods ? s->working_set_pages * WIRE_PAGE_BYTES : 0,
@@ -179,6 +180,7 @@ static void fill_vm(struct vm *vm, struct core_vm *out)
     out->resident_bytes = vm->reclaim.usage.resident_bytes;
     out->target_bytes = vm->reclaim.target_bytes;
     out->terms = vm->reclaim.terms;
+    out->writes_left_bytes = writes_left(&vm->writes.bucket);
     out->refaults_per_s = vm->reclaim.rates.packed_per_s + vm->reclaim.rates.swapped_per_s;
     count_vm(vm, &out->c);
     fill_working_set(vm, &out->ws);
@@ -259,6 +261,8 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->mem_available_bytes = core->memory.available_bytes;
     reclaim_show(core, &s->memory);
     s->alarm = core->reclaim.alarm;
+    s->writes_bytes = core->config.swap_writes_bytes;
+    s->writes_left_bytes = writes_left(&core->writes.bucket);
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
 }
 

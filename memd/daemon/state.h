@@ -34,6 +34,7 @@
 #include "memd/daemon/reclaim.h"
 #include "memd/daemon/session.h"
 #include "memd/daemon/vm.h"
+#include "memd/daemon/writes.h"
 
 #include <urcu/list.h>
 
@@ -70,6 +71,7 @@ struct core {
     struct heirs_searches heirs;
     struct reclaim reclaim;
     struct agents agents;
+    struct writes writes;
     struct cds_list_head domains, vms, sessions;
     struct cds_list_head busy;    /* sessions with work left, session.busy_link */
     struct cds_list_head written; /* sessions whose down ring has unpublished records, session.written_link */

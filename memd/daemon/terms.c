@@ -147,6 +147,8 @@ int terms_set_vm(struct core *core, const char *name, unsigned which, const stru
         terms.shares = value->shares;
     if (which & CORE_TERM_SWAP)
         terms.swap_never = value->swap_never;
+    if (which & CORE_TERM_WRITES)
+        terms.writes_bytes = value->writes_bytes;
     if (terms.limit_bytes && terms.limit_bytes < terms.reservation_bytes)
         return refuse(ret_reason, "a limit of %" PRIu64 " MiB is below the reservation of %" PRIu64 " MiB",
                       terms.limit_bytes >> 20, mib(terms.reservation_bytes));

@@ -4,7 +4,7 @@
  *
  *   budget BYTES
  *   domain NAME BYTES
- *   vm PID START NAME RESERVATION LIMIT SHARES never|allowed
+ *   vm PID START NAME RESERVATION LIMIT SHARES never|allowed WRITES
  */
 #include "memd/daemon/terms_file.h"
 
@@ -37,8 +37,9 @@ static void file_path(const struct core *core, const char *suffix, char path[PAT
 
 static void put_vm(FILE *out, pid_t pid, uint64_t start, const char *name, const struct budget_terms *t)
 {
-    fprintf(out, "vm %d %" PRIu64 " %s %" PRIu64 " %" PRIu64 " %" PRIu32 " %s\n", (int)pid, start, name,
-            t->reservation_bytes, t->limit_bytes, t->shares, t->swap_never ? "never" : "allowed");
+    fprintf(out, "vm %d %" PRIu64 " %s %" PRIu64 " %" PRIu64 " %" PRIu32 " %s %" PRIu64 "\n", (int)pid, start,
+            name, t->reservation_bytes, t->limit_bytes, t->shares, t->swap_never ? "never" : "allowed",
+            t->writes_bytes);
 }
 
 /* Returns how many things there are to be kept. */
@@ -103,8 +104,9 @@ static bool recall_vm(struct core *core, const char *line)
     char swap[8];
     int pid;
 
-    if (sscanf(line, "vm %d %" SCNu64 " %63s %" SCNu64 " %" SCNu64 " %" SCNu32 " %7s", &pid, &r.start, r.name,
-               &r.terms.reservation_bytes, &r.terms.limit_bytes, &r.terms.shares, swap) != 7 ||
+    if (sscanf(line, "vm %d %" SCNu64 " %63s %" SCNu64 " %" SCNu64 " %" SCNu32 " %7s %" SCNu64, &pid,
+               &r.start, r.name, &r.terms.reservation_bytes, &r.terms.limit_bytes, &r.terms.shares, swap,
+               &r.terms.writes_bytes) < 7 ||
         (strcmp(swap, "never") && strcmp(swap, "allowed")) || r.terms.shares > BUDGET_SHARES_MAX)
         return false;
     r.pid = pid;

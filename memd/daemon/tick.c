@@ -166,6 +166,7 @@ void core_tick(struct core *core, uint64_t now_ns)
             channel_wake(session);
     }
     tick_vms(core, now_ns);
+    writes_tick(core, now_ns);
     advice_tick(core, now_ns);
     reclaim_tick(core, now_ns);
     heirs_tick(core, now_ns);

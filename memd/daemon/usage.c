@@ -80,7 +80,8 @@ static void measure_vm(struct vm *vm)
 
     u->own_bytes = anon + map_bytes(vm) + (vm->session ? channel_shared_bytes(vm->session) : 0);
     /* what memd shares with the engine comes and goes, and is no memory of the guest's */
-    u->resident_bytes = anon + (uint64_t)(snapshot_recent_share(vm) * WIRE_PAGE_BYTES);
+    u->merged_bytes = (uint64_t)(snapshot_recent_share(vm) * WIRE_PAGE_BYTES);
+    u->resident_bytes = anon + u->merged_bytes;
     anon = less(anon, vm->stats.pool_bytes);
     u->reclaimable_bytes = own < anon ? own : anon;
 }

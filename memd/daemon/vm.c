@@ -38,6 +38,7 @@ int vm_new(struct core *core, struct domain *domain, const struct registry_entry
     vm->pass.started_ns = clock_now_ns();
     terms_of_rules(&core->config, engine->name, &vm->reclaim.terms);
     terms_file_give(vm);
+    writes_vm_joined(vm);
     vm->forks = vm->forks_cleared = 1; /* nothing it has heard from us is in a child */
 
     int err = registry_write(domain->dir_fd, engine);
@@ -78,6 +79,7 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->swap_errors += vm->stats.swap_errors;
     sum->lost_pages += vm->stats.lost_pages;
     sum->sampled_faults += vm->stats.sampled_faults;
+    sum->merged_outs += vm->stats.merged_outs;
     sum->cpu_ns += vm->stats.cpu_ns;
 }
 
@@ -91,6 +93,7 @@ void vm_gone(struct vm *vm)
         session_drop(vm->session);
     keep_counters(&core->departed, vm);
     jobs_vm_gone(vm);
+    writes_vm_gone(vm);
     registry_remove(domain->dir_fd, &vm->engine);
     vm_forget(vm);
     domain_left(domain);
@@ -252,6 +255,7 @@ void vm_read_stats(struct vm *vm)
     out->swap_errors = read_stat(&in->swap_errors, ever);
     out->swapped_faults = read_stat(&in->swapped_faults, ever);
     out->lost_pages = read_stat(&in->lost_pages, ever);
+    out->merged_outs = read_stat(&in->merged_outs, ever);
     read_samples(in, pages, out);
     read_latencies(in, out);
     out->hashed_pages = read_stat(&in->hashed_pages, ever);

@@ -16,6 +16,7 @@
 #include "memd/daemon/holdings.h"
 #include "memd/daemon/paging.h"
 #include "memd/daemon/reclaim.h"
+#include "memd/daemon/writes.h"
 
 struct session;
 
@@ -48,7 +49,7 @@ struct vm_stats {
     uint64_t swapped_pages, swap_bytes, swap_written_bytes, swap_errors, swapped_faults, lost_pages;
     uint64_t sample_periods, sample_ms, samplable_pages, unsampled_pages, working_set_pages,
         working_set_error_pages, idle_ages, idle_pages[WIRE_AGES], round_written_pages, sampled_pages,
-        sampled_faults;
+        sampled_faults, merged_outs;
     uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS];
 };
 
@@ -81,6 +82,7 @@ struct vm {
     uint64_t estimate_job;
     struct paging paging;
     struct reclaim_vm reclaim;
+    struct writes_vm writes;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
     uint64_t forks;      /* without a session: what it said last (struct wire_stats); 0: not known */

@@ -353,6 +353,7 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.page_ins = atomic_load(&memd->stats.page_ins);
     st.parked_faults = atomic_load(&memd->stats.parked_faults);
     st.packed_faults = atomic_load(&memd->stats.packed_faults);
+    st.merged_outs = atomic_load(&memd->stats.merged_outs);
     st.metadata_bytes = atomic_load(&memd->metadata_bytes) + out.metadata_bytes;
     st.cpu_ns = atomic_load(&memd->cpu_ns);
     st.paused = atomic_load(&memd->paused) != 0;

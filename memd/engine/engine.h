@@ -198,6 +198,7 @@ struct stats {
     _Atomic uint64_t page_outs, page_ins, parked_faults, packed_faults, swapped_faults;
     _Atomic uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected, huge_broken,
         hashed_pages, written_pages, would_save_pages, round_written_pages;
+    _Atomic uint64_t merged_outs;
     _Atomic uint64_t sampled_faults; /* not in page_ins and parked_faults */
     _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* latency.h */
 };
@@ -426,6 +427,7 @@ typedef void hold_fn(void *ctx, uint32_t i, uint32_t npages);
 void hold_each(struct memd *m, uint32_t park, uint32_t npages, hold_fn *fn, void *ctx);
 void hold_back(struct memd *m, char *hva, uint32_t park, uint32_t npages);
 void map_count_hit(struct memd *m); /* a mapping was refused: no merges for a while, and it is said so */
+void hold_missing_on(struct memd *m, struct chunk *c); /* somewhere in the chunk, from now on */
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err);
 
 /* ---- apply.c; work held */
@@ -451,6 +453,8 @@ int discard_pages(struct memd *m, struct region *r, uint32_t page, uint32_t end)
 bool scan_step(struct memd *m); /* one chunk of the current round; false: nothing to do now */
 uint64_t scan_due_ns(struct memd *m);
 void scan_look_broken(struct memd *m, struct region *r, uint32_t chunk);
+/* -EBUSY: there are private pages in these store mappings, or what looks like one. */
+int scan_any_private(struct memd *m, struct region *r, uint32_t first, uint32_t end);
 void scan_forget(struct memd *m, struct region *r, uint32_t chunk); /* all its pages are to be hashed again */
 typedef void found_fn(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint64_t categories,
                       void *arg);

@@ -184,10 +184,15 @@ void map_count_hit(struct memd *m)
     m->map_count_retry_ns = now_ns() + PIN_RETRY_MS * 1000000ull;
 }
 
+void hold_missing_on(struct memd *m, struct chunk *c)
+{
+    m->pager->missing_chunks += !atomic_load_explicit(&c->missing, memory_order_relaxed);
+    atomic_store_explicit(&c->missing, 1, memory_order_relaxed);
+}
+
 void hold_stays_missing(struct memd *m, struct chunk *c, uint32_t npages, int err)
 {
-    m->pager->missing_chunks += !atomic_load(&c->missing);
-    atomic_store(&c->missing, 1);
+    hold_missing_on(m, c);
     map_count_hit(m);
     log_msg(m, MEMD_LOG_WARN, "first touches of %u pages go through the fault server: out of mappings (%d)",
             npages, -err);

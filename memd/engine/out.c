@@ -116,8 +116,7 @@ void out_unlock(struct memd *m, struct chunk *c)
 
 /* ---- preparing */
 
-/* A sample needs no pool. */
-static int region_prepare(struct memd *m, struct region *r, bool sample)
+int out_prepare(struct memd *m, struct region *r, bool sample)
 {
     struct out *o = &r->out;
     uint64_t bytes = r->npages * PAGE_BYTES, chunk = CHUNK_PAGES * PAGE_BYTES;
@@ -148,8 +147,7 @@ void out_region_free(struct region *r)
         munmap(r->out.shadow_map, r->npages * PAGE_BYTES + SHADOW_MARGIN);
 }
 
-/* MISSING for all anonymous memory around [page, end) within the chunk: one mapping, not many. */
-static int missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end)
+int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end)
 {
     uint32_t chunk = chunk_of(r, page), first = page, last = end;
     const struct segment *s = region_segment(r, page);
@@ -164,8 +162,7 @@ static int missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t 
                             UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
     if (err)
         return err;
-    m->pager->missing_chunks += !atomic_load_explicit(&r->chunks[chunk].missing, memory_order_relaxed);
-    atomic_store_explicit(&r->chunks[chunk].missing, 1, memory_order_relaxed);
+    hold_missing_on(m, &r->chunks[chunk]);
     return 0;
 }
 
@@ -204,10 +201,10 @@ uint32_t out_park(struct memd *m, struct region *r, uint32_t page, uint32_t npag
 
     if (m->map_count_short && !atomic_load_explicit(&c->missing, memory_order_relaxed))
         return 0; /* another piece of memory registered otherwise is up to two more mappings */
-    if (region_prepare(m, r, flags & WIRE_PAGE_F_SAMPLE))
+    if (out_prepare(m, r, flags & WIRE_PAGE_F_SAMPLE))
         return 0;
     chunk_lock(c);
-    int err = missing_on(m, r, page, page + npages);
+    int err = out_missing_on(m, r, page, page + npages);
     if (err == -ENOMEM)
         map_count_hit(m);
     while (!err && done < npages) {

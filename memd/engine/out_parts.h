@@ -46,6 +46,10 @@ void out_entry(struct region *r, uint32_t page, uint64_t entry);
 uint64_t out_private(uint64_t e, bool unchanged); /* the entry of a page that has come home */
 void out_emptied(struct memd *m, const struct region *r, uint32_t page); /* its chunk has lost an out page */
 void out_unlock(struct memd *m, struct chunk *c); /* chunk_unlock() for chunks the fault server may want */
+/* There is what pages need that go out: 0, -ENOMEM. A sample needs no pool. */
+int out_prepare(struct memd *m, struct region *r, bool sample);
+/* MISSING for all anonymous memory around [page, end) within the chunk: one mapping, not many. */
+int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end);
 void out_unpack(const void *packed, uint32_t bytes, void *to);
 void out_count_fault(struct memd *m, _Atomic uint64_t *tier);
 void out_trim_places(struct region *r, uint32_t chunk); /* gives their memory back if none is used */

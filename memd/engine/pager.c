@@ -10,6 +10,7 @@
  * been round once.
  *
  * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole.
+ * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all.
  *
  * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
  * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
@@ -19,6 +20,7 @@
 #include "memd/engine/pager.h"
 
 #include "memd/engine/memory.h"
+#include "memd/engine/merged.h"
 #include "memd/engine/out.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/swap.h"
@@ -37,7 +39,9 @@
 #define HOME_NS        10000000ull
 #define SEEN_EMPTY     2u /* chunk.missing: and nothing was out in the last sweep */
 #define AREA_LZ4_BYTES 20480u
-#define TRIM_STEP      4u /* clusters of the swap file */
+#define TRIM_STEP      4u             /* clusters of the swap file */
+#define AGE_MIN_NS     5000000000ull  /* merged pages nobody has touched for so long are cold */
+#define AGE_MAX_NS     60000000000ull /* that somebody has touched in so long says nothing: begin anew */
 #define SERVE_BYTES    (2 * PAGE_BYTES)
 #define AREA_BYTES     (SERVE_BYTES + OUT_BATCH_PAGES * PAGE_BYTES + AREA_LZ4_BYTES)
 
@@ -124,6 +128,7 @@ static void chunk_done(struct pager *p)
 {
     p->chunk++;
     p->page = 0;
+    p->chunk_begun = false;
     p->left--;
 }
 
@@ -264,6 +269,8 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->before = p->wholes;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
+        if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
+            pager_ready(m);
         begin_pageout(m);
         return;
     }
@@ -317,13 +324,56 @@ static void begin_pack(struct pager *p)
     p->phase = PAGER_PACK;
 }
 
+/* What becomes of merged pages in this order. */
+static void choose_merged(struct pager *p)
+{
+    bool all = p->order.flags & WIRE_PAGEOUT_MERGED;
+    uint64_t now = now_ns(), watched_ns = now - p->aged_ns;
+
+    p->ages = !all && (!p->aged_ns || watched_ns > AGE_MAX_NS);
+    p->leaves = all || (!p->ages && watched_ns >= AGE_MIN_NS);
+    if (p->ages)
+        p->aged_ns = now;
+}
+
+/* Merged pages go after those that are the VM's own, if these were not enough. They are packed at once, a
+ * chunk's at a time, and are on their way to the swap file before more of them are. */
+static void chunk_merged(struct memd *m, struct region *r)
+{
+    struct pager *p = m->pager;
+    uint32_t end = chunk_end(r, p->chunk), n;
+
+    p->chunk_begun = true;
+    if (p->ages)
+        merged_age(m, r, p->chunk);
+    if (!p->leaves || p->done >= p->order.pages || !r->n.shared)
+        return;
+    bool full = swapfile_full(p->swap);
+    if (full || swapfile_spent(p->swap)) {
+        if (p->order.flags & WIRE_PAGEOUT_MERGED)
+            p->error = full ? ENOSPC : EDQUOT;
+        return;
+    }
+    uint64_t most = p->order.pages - p->done;
+    if (!merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
+                     p->order.flags & WIRE_PAGEOUT_MERGED))
+        return;
+    for (uint32_t page = chunk_first(r, p->chunk); page < end; page += n) {
+        n = end - page < OUT_BATCH_PAGES ? end - page : OUT_BATCH_PAGES;
+        p->done += out_pack(m, r, page, n, true);
+    }
+}
+
 static void begin_swap(struct memd *m)
 {
     struct pager *p = m->pager;
 
     p->region = p->chunk = p->page = 0;
+    p->chunk_begun = false;
     p->left = chunks_total(m);
+    choose_merged(p);
     p->errors = swapfile_count(p->swap).errors;
+    swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
     p->phase = PAGER_SWAP;
 }
 
@@ -367,6 +417,10 @@ static bool step_swap(struct memd *m)
         p->phase = PAGER_FLUSH;
         return true;
     }
+    if (!p->chunk_begun) {
+        chunk_merged(m, r);
+        return true;
+    }
     uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk);
     uint32_t n = end - first < OUT_BATCH_PAGES ? end - first : OUT_BATCH_PAGES;
     next = end;
@@ -377,9 +431,10 @@ static bool step_swap(struct memd *m)
         chunk_done(p);
     if (next == end || next == first + n)
         return true;
-    if (!swapfile_full(p->swap))
+    bool full = swapfile_full(p->swap);
+    if (!full && !swapfile_spent(p->swap))
         return false; /* all buffers are being written */
-    p->error = ENOSPC;
+    p->error = full ? ENOSPC : EDQUOT;
     return true;
 }
 

@@ -51,6 +51,11 @@ struct pager {
     uint32_t hand_region, hand_chunk; /* where the next PAGEOUT begins */
     uint64_t swept_ns;
     uint32_t missing_chunks;
+
+    /* merged pages, see merged.c */
+    uint64_t aged_ns;  /* when it was begun to see which are touched; 0: never */
+    bool ages, leaves; /* this order: begins that, takes them */
+    bool chunk_begun;  /* those of the chunk have been looked at */
 };
 
 int pager_open(struct memd *m);

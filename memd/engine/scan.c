@@ -155,6 +155,21 @@ static void found_broken(struct memd *m, struct region *r, uint32_t page, uint32
     }
 }
 
+static void found_private(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
+                          uint64_t categories, void *arg)
+{
+    (void)m, (void)r, (void)page, (void)npages, (void)categories;
+    *(bool *)arg = true;
+}
+
+int scan_any_private(struct memd *m, struct region *r, uint32_t first, uint32_t end)
+{
+    bool any = false;
+    int err = scan_pages(m, r, first, end, &query_broken, found_private, &any);
+
+    return err ? err : any ? -EBUSY : 0;
+}
+
 void scan_look_broken(struct memd *m, struct region *r, uint32_t chunk)
 {
     if (r->chunks[chunk].store)

@@ -640,6 +640,7 @@ void session_stats(struct memd *m)
     COPY(swapped_faults);
     COPY(round_written_pages);
     COPY(sampled_faults);
+    COPY(merged_outs);
     stats_samples(m, st, n.broken);
     struct pager_counts out = pager_count(m);
     PUT(sampled_pages, out.sampled);

@@ -86,6 +86,8 @@ struct swapfile {
     uint32_t free, dirty; /* list; how many of it are dirty */
     uint32_t used;        /* clusters */
     uint64_t records;     /* known of */
+    bool limited;
+    uint64_t allowed; /* if it is: bytes that may still be written */
     uint64_t generation, failed_ns;
     struct swap_counts counts;
     bool async, fetch_async;
@@ -239,6 +241,17 @@ bool swapfile_trim(struct swapfile *file)
     return false;
 }
 
+void swapfile_allow(struct swapfile *file, uint64_t bytes)
+{
+    file->limited = bytes != UINT64_MAX;
+    file->allowed = bytes;
+}
+
+bool swapfile_spent(const struct swapfile *file)
+{
+    return file->limited && file->allowed < CLUSTER_BYTES && !file->open;
+}
+
 bool swapfile_full(const struct swapfile *file)
 {
     bool failed = file->failed_ns && now_ns() - file->failed_ns < ERROR_REST_NS;
@@ -275,6 +288,7 @@ static void buffer_submit(struct swapfile *f, struct buffer *b)
 
     memset(b->bytes + b->used, 0, end - b->used);
     b->used = end;
+    f->allowed -= end < f->allowed ? end : f->allowed;
     b->submitted = true;
     f->open = NULL;
     struct io_uring_sqe *sqe = f->async ? io_uring_get_sqe(&f->ring) : NULL;
@@ -292,7 +306,8 @@ static void buffer_submit(struct swapfile *f, struct buffer *b)
 uint32_t swapfile_add(struct swapfile *file, struct swap_owner owner, const void *content, uint32_t bytes,
                       struct swap_hash hash)
 {
-    struct buffer *b = swapfile_full(file) && !file->open ? NULL : buffer_open(file);
+    bool refused = swapfile_spent(file) || (swapfile_full(file) && !file->open);
+    struct buffer *b = refused ? NULL : buffer_open(file);
 
     if (!b)
         return 0;

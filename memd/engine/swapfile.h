@@ -58,6 +58,9 @@ bool swapfile_is_written(const struct swapfile *file, uint32_t slot);
 bool swapfile_holds(const struct swapfile *file, uint32_t slot, struct swap_hash hash);
 void swapfile_free(struct swapfile *file, uint32_t slot); /* of a record that is written */
 bool swapfile_full(const struct swapfile *file); /* no cluster is left, or writing failed a moment ago */
+/* So many bytes may be written from now on; UINT64_MAX, and without this: any. */
+void swapfile_allow(struct swapfile *file, uint64_t bytes);
+bool swapfile_spent(const struct swapfile *file); /* what was allowed is not enough for another cluster */
 /* Gives some of the file's free space back to the file system; false: there is none. */
 bool swapfile_trim(struct swapfile *file);
 struct swap_counts swapfile_count(const struct swapfile *file);

@@ -171,6 +171,21 @@ outs=$(metric 'memd_vm_page_outs_total{vm="text",id="[0-9]*",domain="vm:text"}')
 [ "$outs" -gt 1000 ] || fail "/metrics: $outs page-outs"
 ctl 1 pageout nobody
 err "no VM 'nobody'"
+# what may be written in a day is used up: pages stay packed, and it is said
+seq 2000000 4000000 >"$tmp/image2"
+guest other "$bin/memvm" --image "$tmp/image2"
+ctl 0 vm set other swap-writes=4K
+ctl 1 pageout other --timeout 60
+err "VM other: as much was written to swap files as may be in a day \(swap-writes\)"
+[ "$(of other swap_written_bytes)" = 0 ] || fail "$(of other swap_written_bytes) bytes were written where 4K are allowed"
+[ "$(of other packed_pages)" -gt 1000 ] || fail "only $(of other packed_pages) pages were packed"
+ctl 0 budget
+out "^other .* 4[.0]* KiB$"
+[ "$(metric 'memd_vm_swap_writes_bytes{vm="other",id="[0-9]*",domain="vm:other"}')" = 4096 ] || fail "/metrics: swap_writes_limit_bytes"
+ctl 0 vm set other swap-writes=none
+ctl 0 pageout other --timeout 60
+[ "$(of other swapped_pages)" -gt 1000 ] || fail "only $(of other swapped_pages) pages were swapped"
+guest_end other
 guest_end text
 
 # ---- unmerged, and left so; each page that is taken apart is counted

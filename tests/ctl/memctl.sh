@@ -158,7 +158,7 @@ fake
 ctl 0 budget
 out "^budget 8.0 GiB, used 3.0 GiB, head-room 256 MiB: memory is high$"
 out "^tenant-1  1.0 GiB  900 MiB +0 B  soft$"
-out "^alpha  256 MiB +90.0 MiB  90.0 MiB  64.0 MiB +-  +500 +0.0  allowed$"
+out "^alpha  256 MiB +90.0 MiB  90.0 MiB  64.0 MiB +-  +500 +0.0  allowed +-$"
 ctl 0 status
 out "^used +3.0 GiB  by VMs and memd; budget 8.0 GiB; memory is high$"
 ctl 0 budget --json
@@ -187,16 +187,16 @@ done
 ctl 2 budget --domain tenant-1
 ctl 2 budget 1G --json
 ctl 2 budget 1G 2G
-ctl 0 vm set alpha reservation=1G limit=2G shares=7 swap=never
+ctl 0 vm set alpha reservation=1G limit=2G shares=7 swap=never swap-writes=3G
 out "^alpha: set$"
-[ "$(tell get last_terms)" = "15 1073741824 2147483648 7 1" ] || fail "vm set: $(tell get last_terms)"
+[ "$(tell get last_terms)" = "31 1073741824 2147483648 7 1 3221225472" ] || fail "vm set: $(tell get last_terms)"
 ctl 0 vm set beta limit=none
-[ "$(tell get last_vm) $(tell get last_terms)" = "beta 2 0 0 0 0" ] || fail "limit=none: $(tell get last_terms)"
+[ "$(tell get last_vm) $(tell get last_terms)" = "beta 2 0 0 0 0 0" ] || fail "limit=none: $(tell get last_terms)"
 ctl 1 vm set alpha limit=1M
 err "^memctl: a limit of 1 MiB is below the reservation of 64 MiB$"
 ctl 1 vm set gamma shares=1
 err "no VM 'gamma' is connected"
-for term in limit limit= limit=x colour=red shares=-1 shares=none swap=off =1; do
+for term in limit limit= limit=x swap-writes=x swap-writes=-1 colour=red shares=-1 shares=none swap=off =1; do
     ctl 2 vm set alpha "$term"
     err "is none of reservation=SIZE"
 done

@@ -54,9 +54,10 @@ static void get_field(const char *name)
     else if (!strcmp(name, "last_budget"))
         printf("%llu\n", (unsigned long long)fake.last_budget);
     else if (!strcmp(name, "last_terms"))
-        printf("%u %llu %llu %u %d\n", fake.last_which, (unsigned long long)fake.last_terms.reservation_bytes,
+        printf("%u %llu %llu %u %d %llu\n", fake.last_which,
+               (unsigned long long)fake.last_terms.reservation_bytes,
                (unsigned long long)fake.last_terms.limit_bytes, fake.last_terms.shares,
-               fake.last_terms.swap_never);
+               fake.last_terms.swap_never, (unsigned long long)fake.last_terms.writes_bytes);
     else if (!strcmp(name, "last_paging"))
         printf("%llu %u\n", (unsigned long long)fake.last_paging.bytes, fake.last_paging.park_ms);
     else if (!strcmp(name, "balloon"))

@@ -164,21 +164,35 @@ int script_unmerge(struct script_vm *vm)
     return result;
 }
 
-uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32_t park_ms, uint32_t flags)
+static uint64_t page_order(struct script_vm *vm, const struct wire_rec_page *order)
 {
     uint64_t id = 0;
 
     pthread_mutex_lock(&vm->script->lock);
-    struct wire_rec_page *rec = reserve_wait(vm, type, 0, sizeof *rec);
+    struct wire_rec_page *rec = reserve_wait(vm, order->r.type, 0, sizeof *rec);
     if (rec) {
+        struct wire_rec head = rec->r;
+        *rec = *order;
+        rec->r = head;
         rec->id = id = ++vm->next_page_id;
-        rec->pages = pages;
-        rec->park_ms = park_ms;
-        rec->flags = flags;
         orders_publish(vm);
     }
     pthread_mutex_unlock(&vm->script->lock);
     return id;
+}
+
+uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32_t park_ms, uint32_t flags)
+{
+    return page_order(
+        vm, &(struct wire_rec_page){.r.type = type, .pages = pages, .park_ms = park_ms, .flags = flags});
+}
+
+uint64_t script_pageout_limited(struct script_vm *vm, uint32_t flags, uint64_t bytes)
+{
+    return page_order(vm, &(struct wire_rec_page){.r.type = WIRE_REC_PAGEOUT,
+                                                  .pages = UINT64_MAX,
+                                                  .flags = flags | WIRE_PAGEOUT_LIMIT,
+                                                  .swap_bytes = bytes});
 }
 
 struct wire_rec_paged script_paged(struct script_vm *vm, uint64_t id)

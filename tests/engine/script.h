@@ -176,6 +176,8 @@ bool script_fence(struct script_vm *vm);
 int script_unmerge(struct script_vm *vm);
 /* PAGEOUT or PAGEIN; returns its id, 0 if it could not be sent. */
 uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32_t park_ms, uint32_t flags);
+/* PAGEOUT of everything that may write `bytes` to the swap file. */
+uint64_t script_pageout_limited(struct script_vm *vm, uint32_t flags, uint64_t bytes);
 /* Waits for the PAGED of this order, which must be the last one given. */
 struct wire_rec_paged script_paged(struct script_vm *vm, uint64_t id);
 /* Merging off and on again, which also ends the effect of UNMERGE. */

@@ -361,6 +361,39 @@ static void write_errors(void **state)
     device_fails(ENOSPC);
 }
 
+/* What an order may write is a bound, whatever there is to write; what does not fit stays in RAM, and the
+ * next order goes on from there. Unchanged pages need nothing written. */
+static void writes_are_limited(void **state)
+{
+    const uint64_t limits[] = {0, 65535, 3 * 65536 + 100, 65536};
+    uint64_t written = 0, swapped = 0;
+    struct rig rig = swap_rig(0);
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof limits / sizeof *limits; i++) {
+        struct wire_rec_paged done = script_paged(rig.vm, script_pageout_limited(rig.vm, ALL, limits[i]));
+        struct memd_stats st = kit_stats(rig.memd);
+        EQUALS(done.error, EDQUOT);
+        CHECK(st.swap_written_bytes - written <= limits[i], "%llu bytes written where %llu were allowed",
+              (unsigned long long)(st.swap_written_bytes - written), (unsigned long long)limits[i]);
+        CHECK(limits[i] < 65536 || st.swapped_pages > swapped, "nothing was written of what was allowed");
+        EQUALS(st.swapped_pages + st.packed_pages + st.parked_pages, NPAGES);
+        EQUALS(st.swap_errors, 0);
+        written = st.swap_written_bytes;
+        swapped = st.swapped_pages;
+    }
+    for (uint32_t i = 0; i < NPAGES; i += 3)
+        check(rig_page(&rig, i), i);
+    EQUALS(order(&rig, WIRE_REC_PAGEOUT, ALL).error, 0); /* not bound by what another might write */
+    EQUALS(kit_stats(rig.memd).swapped_pages, NPAGES);
+    EQUALS(order(&rig, WIRE_REC_PAGEIN, 0).error, 0);
+    struct wire_rec_paged done = script_paged(rig.vm, script_pageout_limited(rig.vm, ALL, 0));
+    EQUALS(done.error, 0);
+    EQUALS(kit_stats(rig.memd).swapped_pages, NPAGES);
+    check_all(&rig);
+    close_rig(&rig);
+}
+
 static void come_back(struct rig *rig)
 {
     uint64_t sessions = rig->vm->sessions_seen;
@@ -397,6 +430,7 @@ int main(void)
         cmocka_unit_test(damaged),
         cmocka_unit_test(full),
         cmocka_unit_test(write_errors),
+        cmocka_unit_test(writes_are_limited),
         cmocka_unit_test(daemon_comes_back),
     };
 

@@ -312,6 +312,33 @@ static void each_state_has_its_ways(void **state)
     }
 }
 
+/* A VM's part of frames is to be had where it may swap, and only there. */
+static void merged_pages_leave_for_the_swap_file(void **state)
+{
+    static const struct {
+        enum budget_state state;
+        bool can_swap, swap_never, order;
+    } cases[] = {
+        {BUDGET_SOFT, true, false, false},  {BUDGET_HARD, true, false, true},
+        {BUDGET_HARD, false, false, false}, {BUDGET_HARD, true, true, false},
+        {BUDGET_LOW, true, false, true},    {BUDGET_LOW, true, true, false},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct budget_scope scope = scope_of(cases[i].state, 100 * MIB, 110 * MIB);
+        struct budget_vm vm = vm_of(110 * MIB);
+        struct budget_plan plan;
+        vm.reclaimable_bytes = 0;
+        vm.merged_bytes = 110 * MIB;
+        vm.can_swap = cases[i].can_swap;
+        vm.terms.swap_never = cases[i].swap_never;
+        make_plans(&scope, &policy, 1, &vm, &plan);
+        assert_int_equal(!!plan.order.pages, cases[i].order);
+        assert_int_equal(plan.order.swap, cases[i].order);
+    }
+}
+
 static void one_order_is_bounded(void **state)
 {
     static const struct {
@@ -524,6 +551,7 @@ int main(void)
         cmocka_unit_test(nobody_is_brought_below_its_reservation),
         cmocka_unit_test(limits_count_without_pressure),
         cmocka_unit_test(each_state_has_its_ways),
+        cmocka_unit_test(merged_pages_leave_for_the_swap_file),
         cmocka_unit_test(one_order_is_bounded),
         cmocka_unit_test(soft_backs_off),
         cmocka_unit_test(small_vms_may_need_some_pages_back),

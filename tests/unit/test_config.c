@@ -90,10 +90,10 @@ static void every_option_reaches_its_field(void **state)
                           "--cpu-cap", "1.25", "--store-max", "3G", "--quiet-ms", "7", "--round-ms-max", "70",
                           "--huge-share", "33", "--heal-rate", "44", "--vmas-percent", "55", "--log-level",
                           "debug", "--daemon", "--nodes", "3", "--proc-root", "/p", "--sys-root", "/y",
-                          "--swap", "off", "--swap-max", "5G", "--budget", "9G", "--budget-soft", "10",
-                          "--budget-hard", "20", "--budget-low", "130", "--free-soft", "30", "--free-hard",
-                          "20", "--free-low", "11", "--headroom", "12", "--idle-tax", "13", "--refault-limit",
-                          "1.5", "--stall-limit", "2.5"),
+                          "--swap", "off", "--swap-max", "5G", "--swap-writes", "6G", "--budget", "9G",
+                          "--budget-soft", "10", "--budget-hard", "20", "--budget-low", "130", "--free-soft",
+                          "30", "--free-hard", "20", "--free-low", "11", "--headroom", "12", "--idle-tax",
+                          "13", "--refault-limit", "1.5", "--stall-limit", "2.5"),
                      0);
     assert_string_equal(config.core.run_dir, "/r");
     assert_string_equal(config.core.state_dir, "/s");
@@ -113,6 +113,7 @@ static void every_option_reaches_its_field(void **state)
     assert_string_equal(config.core.sys_root, "/y");
     assert_false(config.core.swap);
     assert_int_equal(config.core.swap_bytes_max, 5ull << 30);
+    assert_int_equal(config.core.swap_writes_bytes, 6ull << 30);
     assert_int_equal(config.core.budget_bytes, 9ull << 30);
     assert_int_equal(config.core.budget_soft_percent, 10);
     assert_int_equal(config.core.budget_hard_percent, 20);
@@ -311,10 +312,11 @@ static void a_file_may_be_written_freely(void **state)
 static void vms_have_terms(void **state)
 {
     (void)state;
-    assert_int_equal(load_file("[vm web-*]\nreservation = 64M\nlimit = 1G\nshares = 12\nswap = never\n"
-                               "[domain d]\nbudget = 3G\nuids = 1\n[vm *]\nswap = allowed\n[vm a?[bc]]\n"
-                               "[memd]\nmerge = off\n"),
-                     0);
+    assert_int_equal(
+        load_file("[vm web-*]\nreservation = 64M\nlimit = 1G\nshares = 12\nswap = never\nswap-writes = 7G\n"
+                  "[domain d]\nbudget = 3G\nuids = 1\n[vm *]\nswap = allowed\n[vm a?[bc]]\n"
+                  "[memd]\nmerge = off\n"),
+        0);
     assert_int_equal(config.core.nvm_rules, 3);
     const struct core_vm_rule *web = &config.core.vm_rules[0];
     assert_string_equal(web->pattern, "web-*");
@@ -322,6 +324,7 @@ static void vms_have_terms(void **state)
     assert_int_equal(web->terms.limit_bytes, 1 << 30);
     assert_int_equal(web->terms.shares, 12);
     assert_true(web->terms.swap_never);
+    assert_int_equal(web->terms.writes_bytes, 7ull << 30);
     assert_string_equal(config.core.vm_rules[1].pattern, "*");
     assert_false(config.core.vm_rules[1].terms.swap_never);
     assert_int_equal(config.core.domains[0].budget_bytes, 3ull << 30);
@@ -501,7 +504,7 @@ static void the_example_is_right(void **state)
         }
     if (load_file_bytes(content, bytes))
         fail_msg("%s", error_text);
-    assert_int_equal(noptions, 27);
+    assert_int_equal(noptions, 28);
     core_config_default(&expected);
     assert_int_equal(config.core.ndomains, 1);
     config.core.ndomains = 0;

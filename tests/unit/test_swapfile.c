@@ -217,6 +217,38 @@ static void limits(void **state)
     assert_true(swapfile_full(b->file));
 }
 
+static void no_more_than_allowed(void **state)
+{
+    struct bench *b = *state;
+    uint8_t buf[SWAP_CONTENT_MAX] = {0};
+    struct swap_owner owner = {0};
+    struct swap_hash hash = {{0}};
+    uint64_t written = 0;
+
+    assert_false(swapfile_spent(b->file));
+    swapfile_allow(b->file, CLUSTER - 1);
+    assert_true(swapfile_spent(b->file));
+    assert_false(swapfile_full(b->file));
+    assert_int_equal(swapfile_add(b->file, owner, buf, sizeof buf, hash), 0);
+    /* what a cluster does not need may still be written */
+    swapfile_allow(b->file, CLUSTER + 8192);
+    assert_true(swapfile_add(b->file, owner, buf, sizeof buf, hash));
+    assert_false(swapfile_spent(b->file)); /* the cluster that was begun goes on */
+    assert_true(swapfile_add(b->file, owner, buf, 100, hash));
+    settle(b);
+    written = swapfile_count(b->file).written_bytes;
+    assert_true(written == 8192);
+    assert_false(swapfile_spent(b->file));
+    assert_true(swapfile_add(b->file, owner, buf, 100, hash));
+    settle(b);
+    assert_true(swapfile_spent(b->file));
+    assert_int_equal(swapfile_add(b->file, owner, buf, 100, hash), 0);
+    swapfile_allow(b->file, UINT64_MAX);
+    assert_true(swapfile_add(b->file, owner, buf, 100, hash));
+    settle(b);
+    assert_int_equal(b->failed, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +256,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_byte_flipped, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(moved_and_stale, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(limits, bench_open, bench_close),
+        cmocka_unit_test_setup_teardown(no_more_than_allowed, bench_open, bench_close),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
