@@ -265,9 +265,31 @@ static void chunk_span(const struct region *r, uint64_t offset, uint64_t bytes, 
     *ret_end = bytes ? chunk_of(r, (uint32_t)((offset + bytes - 1) >> PAGE_SHIFT)) + 1 : *ret_first;
 }
 
+/* All or none. Others come in after each chunk: there may be much to be brought home and to be filled. */
+static int pin_chunks(struct memd *m, struct region *r, uint32_t first, uint32_t end)
+{
+    uint32_t c;
+    int err = 0;
+
+    r->changing++;
+    for (c = first; c < end; c++) {
+        err = r->chunks[c].pins == UINT8_MAX ? -ENOSPC : r->chunks[c].pins ? 0 : pin_chunk(m, r, c);
+        if (err)
+            break;
+        r->chunks[c].pins++;
+        if (c + 1 < end)
+            work_breathe(m, 0);
+    }
+    while (err && c > first)
+        if (!--r->chunks[--c].pins)
+            scan_forget(m, r, c);
+    r->changing--;
+    return err;
+}
+
 int memd_pin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes)
 {
-    uint32_t first = 0, end = 0, c = 0;
+    uint32_t first = 0, end = 0;
     struct region *r = NULL;
 
     if (!memd)
@@ -278,19 +300,10 @@ int memd_pin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t bytes
     int err = region_range(memd, region, offset, bytes, &r);
     if (!err)
         chunk_span(r, offset, bytes, &first, &end);
-    for (c = first; !err && c < end; c++)
-        if (r->chunks[c].pins == UINT8_MAX)
-            err = -ENOSPC;
     if (!err && first < end)
         err = heal_room(memd, r, chunk_first(r, first), chunk_end(r, end - 1));
-    for (c = first; !err && c < end; c++) {
-        if (!r->chunks[c].pins)
-            err = pin_chunk(memd, r, c);
-        if (!err)
-            r->chunks[c].pins++;
-    }
-    for (uint32_t undo = first; err && r && undo + 1 < c; undo++)
-        r->chunks[undo].pins--;
+    if (!err)
+        err = pin_chunks(memd, r, first, end);
     work_unlock_api(memd);
     return err;
 }

@@ -140,6 +140,12 @@ enum session_state {
     SESSION_LIVE,  /* rings in use, proposals accepted */
 };
 
+/* How far an UNMERGE has come. It takes as long as there is merged memory: a piece at a time. */
+struct unmerge {
+    uint32_t region, chunk; /* the next */
+    uint32_t left;          /* pages that stay merged */
+};
+
 struct session {
     enum session_state state;
     int sock, kick_up, kick_down;
@@ -154,6 +160,7 @@ struct session {
     bool warned;                   /* "no daemon" was logged */
     bool broken;                   /* the ring makes no sense; ended in the next turn */
     struct wire_rec_token barrier; /* FENCE or UNMERGE that waits for the proposals before it; type 0: none */
+    struct unmerge unmerge;        /* its */
 };
 
 struct round {
@@ -486,7 +493,9 @@ int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
 bool heal_want(struct memd *m, struct region *r, uint32_t page, uint32_t npages);
 void heal_flush(struct memd *m);
 void heal_chunk(struct memd *m, struct region *r, uint32_t chunk); /* wants what is worth it */
-int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left);
+/* Some of what is merged comes home, and nothing is merged from here on. True: no more is to be done, and
+ * *ret_error what UNMERGE is answered with. */
+bool unmerge_step(struct memd *m, struct unmerge *u, int32_t *ret_error);
 int heal_room(struct memd *m, const struct region *r, uint32_t page, uint32_t end); /* 0, -ENOMEM: said so */
 /* What is merged in this part of one chunk comes home, and the chunk is one mapping again, if it can be. */
 int heal_home(struct memd *m, struct region *r, uint32_t page, uint32_t end, uint32_t *ret_left);

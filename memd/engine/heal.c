@@ -44,6 +44,7 @@
 #define PAGEMAP_EXCLUSIVE (1ull << 56)
 #define PAGEMAP_FILE      (1ull << 61)
 #define HEAL_BUSY_ROUNDS  8u
+#define UNMERGE_STEP_NS   5000000ull /* then API callers come in */
 
 /* ---- the pages of one operation, in one chunk */
 
@@ -356,21 +357,37 @@ int heal_home(struct memd *m, struct region *r, uint32_t page, uint32_t end, uin
     return err;
 }
 
-int unmerge_region(struct memd *m, struct region *r, uint32_t *ret_left)
+/* The region it stands in, which moves on past what is gone; NULL: all is done. */
+static struct region *unmerge_region(struct memd *m, struct unmerge *u)
 {
-    uint32_t total = 0;
-    int err = heal_room(m, r, 0, r->npages);
-
-    for (uint32_t c = 0; c < r->nchunks && !err; c++) {
-        uint32_t left = 0;
-        err = heal_home(m, r, chunk_first(r, c), chunk_end(r, c), &left);
-        total += left;
+    for (; u->region < MEMD_REGIONS_MAX; u->region++, u->chunk = 0) {
+        struct region *r = m->regions[u->region];
+        if (r && u->chunk < r->nchunks)
+            return r;
     }
-    if (err)
-        return err;
+    return NULL;
+}
+
+bool unmerge_step(struct memd *m, struct unmerge *u, int32_t *ret_error)
+{
+    uint64_t since = now_ns();
+    struct region *r;
+    int err = 0;
+
+    m->unmerged = true;
+    while (!err && (r = unmerge_region(m, u))) {
+        uint32_t chunk = u->chunk++, left = 0;
+        if (!chunk)
+            err = heal_room(m, r, 0, r->npages);
+        if (!err)
+            err = heal_home(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &left);
+        u->left += left;
+        if (!err && (atomic_load(&m->api_waiting) || now_ns() - since >= UNMERGE_STEP_NS))
+            return false;
+    }
     hold_release(m, true);
-    *ret_left = total;
-    return 0;
+    *ret_error = err ? -err : u->left ? EBUSY : 0;
+    return true;
 }
 
 /* ---- in the background */

@@ -460,20 +460,6 @@ static void answer_token(struct memd *m, uint16_t type, uint64_t id, int error)
         fail(m, "its ring is inconsistent", -EPROTO);
 }
 
-static int unmerge_all(struct memd *m)
-{
-    uint32_t left = 0, total = 0;
-
-    m->unmerged = true;
-    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
-        int err = m->regions[i] ? unmerge_region(m, m->regions[i], &left) : 0;
-        if (err)
-            return -err;
-        total += m->regions[i] ? left : 0;
-    }
-    return total ? EBUSY : 0;
-}
-
 static void do_record(struct memd *m, const void *buf, int bytes)
 {
     const struct wire_rec *rec = buf;
@@ -490,9 +476,10 @@ static void do_record(struct memd *m, const void *buf, int bytes)
         if (r && br->page < r->npages && merging_on(m))
             scan_break_huge(m, r, br->page);
     } else if ((rec->type == WIRE_REC_UNMERGE || rec->type == WIRE_REC_FENCE) &&
-               bytes == sizeof(struct wire_rec_token))
+               bytes == sizeof(struct wire_rec_token)) {
         m->session.barrier = *(const struct wire_rec_token *)buf;
-    else if (rec->type == WIRE_REC_ROUND)
+        m->session.unmerge = (struct unmerge){0};
+    } else if (rec->type == WIRE_REC_ROUND)
         m->round.asked = true;
     else if ((rec->type == WIRE_REC_PAGEOUT || rec->type == WIRE_REC_PAGEIN) &&
              bytes == sizeof(struct wire_rec_page))
@@ -501,8 +488,9 @@ static void do_record(struct memd *m, const void *buf, int bytes)
         fail(m, "a record that makes no sense", -EPROTO);
 }
 
-/* FENCE and UNMERGE wait until every proposal before them has been answered. False: not yet. */
-static bool pass_barrier(struct memd *m)
+/* FENCE and UNMERGE wait until every proposal before them has been answered. False: not yet; *done counts
+ * what was done for it. */
+static bool pass_barrier(struct memd *m, unsigned *done)
 {
     struct wire_rec_token *token = &m->session.barrier;
 
@@ -511,7 +499,9 @@ static bool pass_barrier(struct memd *m)
     if (m->apply.n)
         return false;
     if (token->r.type == WIRE_REC_UNMERGE) {
-        token->error = unmerge_all(m);
+        ++*done;
+        if (!unmerge_step(m, &m->session.unmerge, &token->error))
+            return false;
         token->r.type = WIRE_REC_DONE;
     }
     /* the references given back may have filled the ring: the answer waits for room */
@@ -532,7 +522,7 @@ int session_drain(struct memd *m, unsigned max)
     if (atomic_load(&m->paused) || fork_pending(m))
         return 0;
     while (done < max && m->session.state == SESSION_LIVE && m->apply.n < APPLY_WISHES_MAX &&
-           ring_room(&m->session.up) >= 4 * sizeof(struct wire_rec_result) && pass_barrier(m)) {
+           ring_room(&m->session.up) >= 4 * sizeof(struct wire_rec_result) && pass_barrier(m, &done)) {
         int n = ring_pop(&m->session.down, buf, sizeof buf);
         if (n < 0)
             fail(m, "its ring is inconsistent", n);
