@@ -124,6 +124,7 @@ declare -A running=()
 
 finish() {
     trap - EXIT INT TERM
+    say_all >&"$out" # what waited for one that has not ended
     exec 2>/dev/null # the shell would announce what is ended below
     if [ ${#running[@]} -gt 0 ]; then
         kill -KILL "${!running[@]}"
@@ -187,6 +188,7 @@ start() {
     # the shadow memory of the sanitizers does not always fit between randomized mappings
     [ -z "$san" ] || run+=(setarch -R)
     (
+        exec {out}>&-
         [ -x "$program" ] || { echo "$program was not built" >"$log" && exit 1; }
         cd "$tmp" || exit 1
         export MEMD_TEST_ID=$run_id.$number # of env, too
@@ -231,7 +233,8 @@ ended() {
         # a part of a program that skipped says why, too
         [ "$status" -eq 77 ] || grep -iE '^(skip|skipped):? ' "$log" | sort -u | sed 's/^/       /'
         [ "$word" != FAIL ] || say_failed "$log" "$status" | tee -a "$build_dir/tests/failures"
-    } >"$tmp.said"
+    } >"$tmp.new"
+    mv "$tmp.new" "$tmp.said"
 }
 
 # say_failed LOG STATUS
@@ -254,6 +257,13 @@ await_one() {
         cat "$tmp_root/$nprinted.said"
         rm "$tmp_root/$nprinted.said"
         nprinted=$((nprinted + 1))
+    done
+}
+
+say_all() {
+    local number
+    for number in "${!selected[@]}"; do
+        [ ! -e "$tmp_root/$number.said" ] || cat "$tmp_root/$number.said"
     done
 }
 
@@ -295,6 +305,7 @@ if [ -z "$jobs" ]; then
 fi
 [ "$jobs" -le "$first_alone" ] || jobs=$((first_alone > 1 ? first_alone : 1))
 
+exec {out}>&1 # wherever a signal meets it
 trap 'finish 130' INT
 trap 'finish 143' TERM
 tmp_root=$(mktemp -d "${TMPDIR:-/tmp}/memd-tests.XXXXXX")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=60 san=no
+# memd-test: timeout=120 san=no
 #
 # tests/run.sh and .ci/run count what they run: passes, failures, skips with their reason, time-outs, processes
 # left behind; and end with a line of exactly "N passed, N failed" and the right exit code. Tests run side by side,
@@ -106,16 +106,18 @@ expect 0 6 0
 for n in 1 2; do
     write_test "stays_$n" '' "setsid sleep 1000 &" "echo \$! \$\$ >$MEMD_TEST_TMP/stays.$n" 'sleep 1000'
 done
+write_test stays_not 'timeout=10' 'true' # has ended when the others are interrupted, and is told of
 mkdir "$MEMD_TEST_TMP/tmp"
 for how in INT:130 TERM:143; do
     signal=${how%:*}
     rm -f "$MEMD_TEST_TMP"/stays.*
-    TMPDIR=$MEMD_TEST_TMP/tmp env --default-signal=INT "$tree/tests/run.sh" --build-dir "$tree/build" --jobs 2 stays >"$MEMD_TEST_TMP/stays" 2>&1 &
+    TMPDIR=$MEMD_TEST_TMP/tmp env --default-signal=INT "$tree/tests/run.sh" --build-dir "$tree/build" --jobs 3 stays >"$MEMD_TEST_TMP/stays" 2>&1 &
     run=$!
     until [ -s "$MEMD_TEST_TMP/stays.1" ] && [ -s "$MEMD_TEST_TMP/stays.2" ]; do
         kill -0 $run || fail "it has ended: $(cat "$MEMD_TEST_TMP/stays")"
         sleep 0.02
     done
+    until compgen -G "$MEMD_TEST_TMP/tmp/*/*.said" >/dev/null; do sleep 0.02; done
     kill -"$signal" $run
     ret_status=0
     wait $run || ret_status=$?
@@ -124,6 +126,7 @@ for how in INT:130 TERM:143; do
         state=$(awk '/^State/ {print $2}' "/proc/$pid/status" 2>/dev/null) || state=
         [ -z "$state" ] || [ "$state" = Z ] || fail "after SIG$signal a process goes on, in state $state"
     done
+    grep -q '^ok .* some/stays_not$' "$MEMD_TEST_TMP/stays" || fail "not told of one that had ended: $(cat "$MEMD_TEST_TMP/stays")"
     [ -z "$(ls -A "$MEMD_TEST_TMP/tmp")" ] || fail "SIG$signal left $(find "$MEMD_TEST_TMP/tmp")"
 done
 
