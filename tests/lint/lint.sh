@@ -13,8 +13,6 @@
 #   license   every source file names its license
 #   shell     shell scripts parse, and shellcheck finds nothing
 #   static    clang-tidy with the short list of checks in tests/lint/clang-tidy
-#   deep      the same, following three times as many paths, as clang does of itself; only if asked for: a few functions
-#             take most of its time
 #   words     nothing unfinished is left in the code
 #   docs      every file and every section the documents name exists
 set -uo pipefail
@@ -145,17 +143,9 @@ check_shell() {
     return $status
 }
 
+# the large files first, so that none is left alone at the end
 check_static() {
-    tidy 75000
-}
-
-check_deep() {
-    tidy 225000
-}
-
-# tidy NODES: the large files first, so that none is left alone at the end
-tidy() {
-    hosted '*.c' | grep -v '^tests/' | xargs -r ls -S | xargs -r -P "$jobs" -n 2 tests/lint/tidy.sh "$1"
+    hosted '*.c' | grep -v '^tests/' | xargs -r ls -S | xargs -r -P "$jobs" -n 2 tests/lint/tidy.sh
 }
 
 check_words() {
