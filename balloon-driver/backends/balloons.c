@@ -55,6 +55,9 @@ int balloons_check_address(const char *address, struct balloon_error *error)
 
     if (strlen(address) >= BALLOON_ADDRESS_BYTES)
         return balloon_fail(error, -EINVAL, "an address has at most %u bytes", BALLOON_ADDRESS_BYTES - 1);
+    for (const char *c = address; *c; c++)
+        if (*c < 0x20 || *c > 0x7e)
+            return balloon_fail(error, -EINVAL, "an address is printable ASCII");
     const struct balloon_backend *backend = backend_of(address, &where);
     if (!backend)
         return balloon_fail(
