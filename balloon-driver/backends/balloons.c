@@ -208,7 +208,7 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
         .age_ms = k->seen_ns ? now > k->seen_ns ? (now - k->seen_ns) / CLOCK_MS : 0 : BALLOONS_NEVER,
         .stats_age_ms =
             k->seen.stats_serial ? now > k->stats_ns ? (now - k->stats_ns) / CLOCK_MS : 0 : BALLOONS_NEVER,
-        .floor_bytes = keeper_floor(k),
+        .floor_bytes = k->seen.ram_bytes || k->spec.min_bytes ? keeper_floor(k) : 0,
         .min_bytes = k->spec.min_bytes,
         .max_bytes = k->spec.max_bytes,
         .connects = k->connects,
