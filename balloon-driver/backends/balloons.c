@@ -55,6 +55,9 @@ int balloons_check_address(const char *address, struct balloon_error *error)
 
     if (strlen(address) >= BALLOON_ADDRESS_BYTES)
         return balloon_fail(error, -EINVAL, "an address has at most %u bytes", BALLOON_ADDRESS_BYTES - 1);
+    for (const char *c = address; *c; c++)
+        if (*c < 0x20 || *c > 0x7e)
+            return balloon_fail(error, -EINVAL, "an address is printable ASCII");
     const struct balloon_backend *backend = backend_of(address, &where);
     if (!backend)
         return balloon_fail(
@@ -205,7 +208,7 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
         .age_ms = k->seen_ns ? now > k->seen_ns ? (now - k->seen_ns) / CLOCK_MS : 0 : BALLOONS_NEVER,
         .stats_age_ms =
             k->seen.stats_serial ? now > k->stats_ns ? (now - k->stats_ns) / CLOCK_MS : 0 : BALLOONS_NEVER,
-        .floor_bytes = keeper_floor(k),
+        .floor_bytes = k->seen.ram_bytes || k->spec.min_bytes ? keeper_floor(k) : 0,
         .min_bytes = k->spec.min_bytes,
         .max_bytes = k->spec.max_bytes,
         .connects = k->connects,

@@ -77,7 +77,7 @@ struct balloons_view {
     struct balloon_facts facts;        /* as of age_ms ago */
     uint64_t age_ms;                   /* BALLOONS_NEVER */
     uint64_t stats_age_ms;             /* since they last changed; BALLOONS_NEVER */
-    uint64_t floor_bytes;              /* no target is below it */
+    uint64_t floor_bytes;              /* no target is below it; 0: not known yet */
     uint64_t min_bytes, max_bytes;     /* as set; 0: not */
     uint64_t connects, failures, sets; /* so far */
 };

@@ -71,16 +71,33 @@ static int row_add(struct ctl_table *table, const json_t *balloon)
 {
     char ram[CTL_SIZE_BYTES], actual[CTL_SIZE_BYTES], target[CTL_SIZE_BYTES], floor[CTL_SIZE_BYTES];
 
-    return ctl_table_add(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", ctl_get_text(balloon, "vm"),
+    return ctl_table_add(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s", ctl_get_text(balloon, "vm"),
                          ctl_get_text(balloon, "backend"), ctl_get_text(balloon, "state"),
                          size_of(ram, balloon, "ram_bytes"), size_of(actual, balloon, "actual_bytes"),
-                         size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"),
-                         ctl_get_text(balloon, "reason"));
+                         size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"));
+}
+
+/* Why balloons are not ready, a line each. */
+static void print_reasons(struct ctl *ctl, const json_t *list)
+{
+    const json_t *balloon;
+    const char *between = "\n";
+    char line[512];
+    size_t i;
+
+    json_array_foreach(list, i, balloon)
+    {
+        if (!*ctl_get_text(balloon, "reason"))
+            continue;
+        snprintf(line, sizeof line, "%s: %s", ctl_get_text(balloon, "vm"), ctl_get_text(balloon, "reason"));
+        fprintf(ctl->out, "%s%s\n", between, ctl_printable(line));
+        between = "";
+    }
 }
 
 enum ctl_result ctl_balloon_list(struct ctl *ctl)
 {
-    struct ctl_table table = {.ncolumns = 8, .right = 0x78};
+    struct ctl_table table = {.ncolumns = 7, .right = 0x78};
     json_t *answer, *balloon;
     size_t i;
     enum ctl_result result = ctl_http(ctl, "GET", "/v1/balloons", NULL, &answer);
@@ -93,12 +110,14 @@ enum ctl_result ctl_balloon_list(struct ctl *ctl)
     } else if (!json_array_size(list)) {
         fprintf(ctl->out, "no balloon is configured; see balloon in memd.conf(5)\n");
     } else {
-        int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR\t");
+        int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR");
         json_array_foreach(list, i, balloon) failed |= row_add(&table, balloon);
         if (failed)
             ctl_error(ctl, "out of memory");
         else
             ctl_table_print(ctl, &table);
+        if (!failed)
+            print_reasons(ctl, list);
         result = failed ? CTL_FAILED : CTL_DONE;
         ctl_table_free(&table);
     }

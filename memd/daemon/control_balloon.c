@@ -95,7 +95,7 @@ static json_t *document(const struct balloons_view *view)
     put(&object, "ram_bytes", number_unless(facts->ram_bytes, 0));
     put(&object, "actual_bytes", number_unless(facts->actual_bytes, 0));
     put(&object, "target_bytes", number_unless(facts->target_bytes, 0));
-    put(&object, "floor_bytes", number(view->floor_bytes));
+    put(&object, "floor_bytes", number_unless(view->floor_bytes, 0));
     put(&object, "min_bytes", number(view->min_bytes));
     put(&object, "max_bytes", number(view->max_bytes));
     put(&object, "age_ms", number_unless(view->age_ms, BALLOONS_NEVER));

@@ -297,6 +297,8 @@ static void addresses(void **state)
                                       "libvirt:web1",
                                       "libvirt:qemu:///system/",
                                       "QMP:/run/a",
+                                      "qmp:/run/\xc3\xa4",
+                                      "qmp:/run/a\n",
                                       "qmp:/" DIGITS DIGITS DIGITS};
 
     (void)state;

@@ -70,8 +70,7 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
     *ret_view = (struct balloons_view){.backend = "qmp",
                                        .backend_can = (1u << 7) - 1,
                                        .age_ms = BALLOONS_NEVER,
-                                       .stats_age_ms = BALLOONS_NEVER,
-                                       .floor_bytes = balloons_floor(0)};
+                                       .stats_age_ms = BALLOONS_NEVER};
     for (unsigned t = 0; t < MEMD_BALLOON_TAGS; t++)
         ret_view->facts.stats[t] = MEMD_BALLOON_NO_STAT;
     snprintf(ret_view->vm, sizeof ret_view->vm, "%s", i ? "beta" : "alpha");

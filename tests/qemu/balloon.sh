@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=400 san=address
+# memd-test: timeout=450 san=address
 #
-# memctl balloon and real Linux guests in QEMU, which know nothing of memd: they follow their targets both ways, what they
-# give up is the host's, and whatever is missing meanwhile - driver, guest, monitor, VMM - is said in one line.
+# memctl balloon and real Linux guests in QEMU, one that memd knows only by its balloon and one that it merges, too: they
+# follow their targets both ways, what they give up is the host's, no byte of the rest changes, and whatever is missing
+# meanwhile - driver, guest, monitor, VMM - is said in one line.
 # shellcheck source=tests/qemu/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -44,12 +45,15 @@ rss_mib() { awk '$1 == "VmRSS:" { print int($2 / 1024) }' "/proc/${guest_pid[$1]
 vehicle_set_up
 command -v curl >/dev/null || skip "needs curl"
 {
+    printf '[domain common]\nuids = %s\n' "$(id -u)"
     printf '[vm %s]\nballoon = qmp:%s\nballoon-min = 80M\n' plain "$files/plain.balloon" oom "$files/oom.balloon"
     printf '[vm %s]\nballoon = qmp:%s\n' shared "$files/shared" absent "$files/absent"
 } >"$tmp/memd.conf"
 
 # ---- before the guest has booted; without a VMM; with a monitor that somebody has
 launch plain -S -set device.balloon.free-page-reporting=off # what its QEMU gives back is the balloon's doing
+# an engine of a tree with sanitizers cannot be loaded into a QEMU without
+[ -n "${MEMD_SAN:-}" ] || qemu_prefix=("$bin/memd-run" --name '{}' --domain common --run-dir "$run" --)
 launch oom -global virtio-balloon-pci.deflate-on-oom=on -qmp "unix:$files/shared,server=on,wait=off"
 await 20 test -S "$files/shared" || fail "QEMU does not start: $(cat "$files/oom.qemu")"
 # talks to the monitor in another language, and goes on waiting for its answer
@@ -97,6 +101,18 @@ ctl balloon limits plain --max 0 >/dev/null
 moved plain 128M
 step "deflated, and inflated again"
 
+# ---- a storm of targets while pages are merged: what the guest keeps is as it was
+in_guest oom fill w 6 word memd >/dev/null
+in_guest oom fill f 4 files 1 >/dev/null
+for target in 140M all 150M 200M 130M all 128M; do
+    ctl balloon set oom $target >"$tmp/out" 2>&1 || fail "$target: $(cat "$tmp/out")"
+done
+in_guest oom check >/dev/null
+ctl balloon set oom all >/dev/null || fail "no way back: $(ctl balloon list)"
+in_guest oom check >/dev/null
+[ -n "${MEMD_SAN:-}" ] || [ $(($(vm oom pages_shared) + $(vm oom pages_sharing))) -gt 500 ] || fail "nothing of oom is merged"
+step "a storm of targets"
+
 # ---- without its driver the guest has everything; with it, what the device was told
 in_guest plain balloon-driver unbind
 await 20 state_is plain no-driver || fail "without a driver: $(ctl balloon list)"
@@ -115,6 +131,7 @@ done
 moved plain 112M
 moved oom 112M
 in_guest oom hog 110 >/dev/null
+in_guest oom check >/dev/null
 [ "$(actual_mib oom)" -gt 115 ] || await 10 eval '[ "$(actual_mib oom)" -gt 115 ]' || fail "deflated? $(ctl balloon list)"
 status=0
 in_guest_try plain hog 110 >/dev/null || status=$?
