@@ -30,7 +30,8 @@ usage() { in_guest g memd-agent-usage | awk -v key="$1" '$1 == key { print $2 }'
 
 guest_kib() { in_guest g meminfo | awk -v key="$1" '$1 == key { print $2 }'; }
 
-# is_bounded COMMAND...: while it runs, the agent takes less than a fifth of the guest's processor
+# is_bounded COMMAND...: while it runs, the agent takes less than a tenth of the guest's processor. Without KVM it is only said:
+# interpreted on a loaded host, everything takes long.
 is_bounded() {
     local before begun ms
     before=$(usage cpu_ns)
@@ -38,7 +39,7 @@ is_bounded() {
     "$@"
     ms=$((($(usage cpu_ns) - before) / 1000000))
     echo "$*: $ms ms of CPU, $(cat "$tmp/peer.out")"
-    [ $((ms * 5 * 1000000)) -lt $(($(date +%s%N) - begun)) ] || fail "$* keeps the agent busy: $ms ms"
+    [ "$qemu_accel" != kvm ] || [ $((ms * 10 * 1000000)) -lt $(($(date +%s%N) - begun)) ] || fail "$* keeps the agent busy: $ms ms"
 }
 
 is_small() {
