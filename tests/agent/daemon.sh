@@ -43,7 +43,7 @@ badly() {
 agent() {
     ctl agent list --json | awk -v name="\"$1\"," -v key="\"$2\":" '
         $1 == "\"vm\":" { found = $2 == name }
-        found && $1 == key { gsub(/[",]/, "", $2); print $2; exit }'
+        found && $1 == key && !said { gsub(/[",]/, "", $2); print $2; said = 1 }'
 }
 
 # agent_is NAME STATE
