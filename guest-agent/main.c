@@ -170,18 +170,22 @@ static void reclaim(struct agent *agent, uint64_t bytes)
     talk_reclaim_stepped(&agent->talk, error, clock_ms());
 }
 
+/* All that may be read now. */
 static int read_host(struct agent *agent, uint64_t now_ms)
 {
-    uint8_t *at;
-    size_t room = talk_room(&agent->talk, now_ms, &at);
     bool gone = false;
-    ssize_t got = room ? link_read(&agent->link, at, room, &gone) : 0;
+    ssize_t got;
 
-    if (got > 0)
-        talk_received(&agent->talk, (size_t)got, now_ms);
+    do {
+        uint8_t *at;
+        size_t room = talk_room(&agent->talk, now_ms, &at);
+        got = room ? link_read(&agent->link, at, room, &gone) : 0;
+        if (got > 0)
+            talk_received(&agent->talk, (size_t)got, now_ms);
+    } while (got > 0);
     if (gone)
         talk_reset(&agent->talk);
-    return got < 0 ? (int)got : 0;
+    return (int)got;
 }
 
 static int write_host(struct agent *agent, uint64_t now_ms)

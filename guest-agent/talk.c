@@ -10,7 +10,8 @@ static_assert(sizeof MEMD_VERSION <= AGENT_RELEASE_BYTES, "the release fits");
 
 #define CHANGE_SHARE     64u /* one part in so many of all memory is news */
 #define CHANGE_BYTES_MIN (4u << 20)
-#define STALL_SHARE      100u /* one part in so many of the time since */
+#define STALL_SHARE      100u   /* one part in so many of the time since */
+#define STALL_US_MAX     19999u /* or what the kernel wakes us for: sample.c, TRIGGER */
 
 void talk_open(struct talk *talk, uint64_t instance, uint64_t boot, uint32_t features, unsigned interval_ms,
                uint64_t now_ms)
@@ -158,6 +159,7 @@ bool talk_is_news(const struct talk *talk, uint64_t now_ms)
 {
     const struct sample *now = &talk->sample, *told = &talk->told;
     uint64_t since_us = (now_ms - talk->told_ms) * 1000;
+    uint64_t stall_us = since_us / STALL_SHARE < STALL_US_MAX ? since_us / STALL_SHARE : STALL_US_MAX;
     uint64_t bytes = now->value[AGENT_MEM_TOTAL] / CHANGE_SHARE;
 
     if (talk_heartbeat_due(talk, now_ms) || now->present != told->present)
@@ -167,7 +169,7 @@ bool talk_is_news(const struct talk *talk, uint64_t now_ms)
     return difference(now->value[AGENT_MEM_AVAILABLE], told->value[AGENT_MEM_AVAILABLE]) >= bytes ||
            difference(now->value[AGENT_MEM_FREE], told->value[AGENT_MEM_FREE]) >= bytes ||
            now->value[AGENT_MEM_TOTAL] != told->value[AGENT_MEM_TOTAL] ||
-           now->value[AGENT_STALL_SOME_US] - told->value[AGENT_STALL_SOME_US] > since_us / STALL_SHARE ||
+           now->value[AGENT_STALL_SOME_US] - told->value[AGENT_STALL_SOME_US] > stall_us ||
            now->value[AGENT_OOM_KILLS] != told->value[AGENT_OOM_KILLS] ||
            now->value[AGENT_REFAULT_ANON] + now->value[AGENT_REFAULT_FILE] - told->value[AGENT_REFAULT_ANON] -
                    told->value[AGENT_REFAULT_FILE] >=

@@ -13,8 +13,10 @@
 #include "guest-agent/parse.h"
 #include "memd/common/agent_codec.h"
 
-#define TALK_BYTES_PER_S      8192u /* of the host's, read */
-#define TALK_BYTES_BURST      4096u
+/* Of the host's, read: little work, but enough that what a flood has left in the device's queue (half a
+ * megabyte) does not keep the next host end waiting. */
+#define TALK_BYTES_PER_S      262144u
+#define TALK_BYTES_BURST      32768u
 #define TALK_INTERVAL_MS      1000u
 #define TALK_INTERVAL_MS_MIN  100u
 #define TALK_INTERVAL_MS_MAX  60000u

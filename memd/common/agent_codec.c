@@ -85,11 +85,13 @@ static uint32_t crc_of_frame(const uint8_t *frame, size_t bytes)
 static size_t find_magic(const uint8_t *bytes, size_t n)
 {
     const uint32_t magic = AGENT_MAGIC;
+    const uint8_t *end = bytes + n, *at = bytes;
 
-    for (size_t at = 0; at < n; at++) {
-        size_t left = n - at < sizeof magic ? n - at : sizeof magic;
-        if (!memcmp(bytes + at, &magic, left))
-            return at;
+    while (at < end && (at = memchr(at, AGENT_MAGIC & 0xff, (size_t)(end - at)))) {
+        size_t left = (size_t)(end - at);
+        if (!memcmp(at, &magic, left < sizeof magic ? left : sizeof magic))
+            return (size_t)(at - bytes);
+        at++;
     }
     return n;
 }

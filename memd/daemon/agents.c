@@ -5,12 +5,14 @@
 #include "memd/daemon/state.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -289,12 +291,31 @@ static int connect_to(const struct agent *agent, int fd)
 {
     struct sockaddr_vm vsock = {.svm_family = AF_VSOCK, .svm_cid = agent->cid, .svm_port = AGENT_VSOCK_PORT};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat st;
 
     if (agent->route == AGENT_VSOCK)
         return connect(fd, (const struct sockaddr *)&vsock, sizeof vsock);
-    snprintf(address.sun_path, sizeof address.sun_path, "%.*s", (int)sizeof address.sun_path - 1,
-             agent->path);
-    return connect(fd, (const struct sockaddr *)&address, sizeof address);
+    if (agent->configured) {
+        snprintf(address.sun_path, sizeof address.sun_path, "%.*s", (int)sizeof address.sun_path - 1,
+                 agent->path);
+        return connect(fd, (const struct sockaddr *)&address, sizeof address);
+    }
+    /* who may make sockets in RUN_DIR/agents may not send memd to other places */
+    int path_fd = open(agent->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (path_fd < 0)
+        return -1;
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", path_fd);
+    int result = fstat(path_fd, &st) ? -1 : 0, error = errno;
+    if (!result && !S_ISSOCK(st.st_mode)) {
+        result = -1;
+        error = ENOTSOCK;
+    } else if (!result) {
+        result = connect(fd, (const struct sockaddr *)&address, sizeof address);
+        error = errno;
+    }
+    close(path_fd);
+    errno = error;
+    return result;
 }
 
 static void open_connection(struct agent *agent, uint64_t now_ns)

@@ -89,12 +89,14 @@ static bool name_of(const char *file, char name[CORE_NAME_BYTES], enum agent_rou
     return name_is_valid(name);
 }
 
-static void take_entry(struct core *core, const char *dir, const char *file)
+static void take_entry(struct core *core, int dir_fd, const char *dir, const char *file)
 {
+    struct stat st;
     char name[CORE_NAME_BYTES], path[CORE_AGENT_PATH_MAX + 1];
     enum agent_route route;
 
-    if (!name_of(file, name, &route) ||
+    if (!name_of(file, name, &route) || fstatat(dir_fd, file, &st, AT_SYMLINK_NOFOLLOW) ||
+        !S_ISSOCK(st.st_mode) ||
         snprintf(path, sizeof path, "%s/%s", dir, file) >= (int)sizeof(((struct sockaddr_un *)0)->sun_path))
         return;
     struct agent *agent = find(core, name);
@@ -133,7 +135,7 @@ static void scan(struct core *core, const char *path, bool changed)
     cds_list_for_each_entry (agent, &core->agents.list, link)
         agent->seen = false;
     for (struct dirent *entry; dir && n++ < ENTRIES_MAX && (entry = readdir(dir));)
-        take_entry(core, path, entry->d_name);
+        take_entry(core, dirfd(dir), path, entry->d_name);
     if (dir)
         closedir(dir);
     drop_unseen(core);

@@ -43,7 +43,7 @@ badly() {
 agent() {
     ctl agent list --json | awk -v name="\"$1\"," -v key="\"$2\":" '
         $1 == "\"vm\":" { found = $2 == name }
-        found && $1 == key { gsub(/[",]/, "", $2); print $2; exit }'
+        found && $1 == key && !said { gsub(/[",]/, "", $2); print $2; said = 1 }'
 }
 
 # agent_is NAME STATE
@@ -78,7 +78,9 @@ agent_start there --transport "unix:$run/there.sock"
 heard there
 : >"$run/agents/neither.txt"
 : >"$run/agents/file.sock"
-[ -z "$(agent neither state)" ] || fail "a file is taken for an agent: $(ctl agent list)"
+ln -s early.sock "$run/agents/link.sock"
+sleep 2 # it is looked at once a second
+[ -z "$(agent neither state)$(agent file state)$(agent link state)" ] || fail "a file is taken for an agent: $(ctl agent list)"
 [ "$(agent early mem_total_bytes)" = $(($(awk '$1 == "MemTotal:" { print $2 }' /proc/meminfo) * 1024)) ] ||
     fail "MemTotal: $(ctl agent list --json)"
 [ "$(agent early vm_connected)" = false ] || fail "early has no engine"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=180 san=no
+# memd-test: timeout=300 san=no
 #
 # memd-agent in a real guest, on a virtio-serial port: memd hears it, a reclaim frees page cache, and it costs next to
 # nothing. Its host end is killed, restarted, silent, floods and breaks off in the middle of frames: the agent is there
@@ -9,11 +9,10 @@
 . "$(dirname "$0")/under_memd.sh"
 
 mib=256
-idle_s=5
-idle_cpu_percent=0.1
+idle_ppm=1000
 # interpreted it takes ten to twenty times as much, and what a loaded host takes from QEMU counts as well (how much the
 # program takes of a real processor is measured by tests/agent/program.sh)
-idle_cpu_percent_tcg=2
+idle_ppm_tcg=20000
 rss_kib_max=2048
 peer=$bin/tests/agent/peer
 
@@ -22,6 +21,8 @@ agents() { ctl agent list --json; }
 # agent KEY: a number or a word of the guest's agent, in memctl agent list --json
 agent() { agents | sed -nE "s/^ *\"$1\": \"?([^\",]*)\"?,?$/\1/p" | head -n 1; }
 
+tells() { agents | grep -q "$1"; }
+
 agent_is() { [ "$(agent state)" = "$1" ]; }
 
 # usage KEY: of the agent, by the guest's kernel
@@ -29,24 +30,23 @@ usage() { in_guest g memd-agent-usage | awk -v key="$1" '$1 == key { print $2 }'
 
 guest_kib() { in_guest g meminfo | awk -v key="$1" '$1 == key { print $2 }'; }
 
-# cpu_of COMMAND...: percent of a CPU the agent takes in the guest while the command runs
-cpu_of() {
-    local before after begun ended
+# is_bounded COMMAND...: while it runs, the agent takes less than a tenth of the guest's processor. Without KVM it is only said:
+# interpreted on a loaded host, everything takes long.
+is_bounded() {
+    local before begun ms
     before=$(usage cpu_ns)
-    begun=$(in_guest g uptime)
-    "$@" >&2
-    after=$(usage cpu_ns)
-    ended=$(in_guest g uptime)
-    awk -v ns=$((after - before)) -v a="$begun" -v b="$ended" 'BEGIN { printf "%.3f\n", ns / 1e7 / (b - a) }'
+    begun=$(date +%s%N)
+    "$@"
+    ms=$((($(usage cpu_ns) - before) / 1000000))
+    echo "$*: $ms ms of CPU, $(cat "$tmp/peer.out")"
+    [ "$qemu_accel" != kvm ] || [ $((ms * 10 * 1000000)) -lt $(($(date +%s%N) - begun)) ] || fail "$* keeps the agent busy: $ms ms"
 }
-
-# below A B: numbers with fractions
-below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
 is_small() {
     local kib
-    kib=$(usage VmHWM)
-    [ "$kib" -lt $rss_kib_max ] || fail "the agent takes $kib KiB: $1"
+    kib=$(usage rss_kib)
+    [ "$kib" -gt 0 ] && [ "$kib" -lt $rss_kib_max ] || fail "the agent takes $kib KiB $1"
+    echo "$kib KiB $1"
 }
 
 # the initramfs with the agent in it: archives may follow each other
@@ -75,8 +75,10 @@ await 15 agent_is live || fail "memd does not hear the agent: $(agents); $(in_gu
 echo "in the guest: $(in_guest g memd-agent-log)"
 
 echo "-- nobody, for good"
-[ "$(usage Uid)" = 65534 ] && [ "$(usage NoNewPrivs)" = 1 ] && [ "$(usage CapEff)" = 0000000000000000 ] &&
-    [ "$(usage CapPrm)" = 0000000000000000 ] || fail "the agent has privileges: $(in_guest g memd-agent-usage)"
+rights=$(in_guest g memd-agent-usage | awk '{ print $1 "=" $2 }' | xargs)
+for right in Uid=65534 NoNewPrivs=1 CapEff=0000000000000000 CapPrm=0000000000000000; do
+    [[ $rights = *$right* ]] || fail "the agent has privileges: $rights"
+done
 
 echo "-- what it says is what the guest's kernel says"
 [ "$(agent vm_connected)" = true ] && [ "$(agent can_reclaim)" = true ] || fail "$(agents)"
@@ -85,9 +87,9 @@ echo "-- what it says is what the guest's kernel says"
 [ "$(agent clamped)" = 0 ] && [ "$(agent bad_frames)" = 0 ] && [ "$(agent lost_frames)" = 0 ] || fail "$(agents)"
 
 echo "-- a reclaim frees page cache, and the guest loses nothing"
-in_guest g read 1 40 >/dev/null
+in_guest g read 1 32 >/dev/null
 cached=$(guest_kib Cached)
-[ "$cached" -gt $((80 * 1024)) ] || fail "only $cached KiB are cached"
+[ "$cached" -gt $((70 * 1024)) ] || fail "only $cached KiB are cached"
 await 20 at_least $((cached * 512)) agent cached_bytes || fail "the agent does not say that $cached KiB are cached: $(agents)"
 answer=$(ctl agent reclaim g 64M --timeout 60) || fail "memctl agent reclaim fails"
 echo "$answer"
@@ -95,33 +97,24 @@ echo "$answer"
 left=$(guest_kib Cached)
 [ "$left" -lt $((cached - 56 * 1024)) ] || fail "of $cached KiB cached $left KiB are left"
 in_guest g verify 1 4 >/dev/null # of the same files
-await 15 grep -q load.slice <(agents) || grep -q load.slice <(agents) || fail "the largest cgroup is not told: $(agents)"
+await 15 tells load.slice || fail "the largest cgroup is not told: $(agents)"
 ctl agent reclaim g 1G 2>"$tmp/err" && fail "more than the guest has was reclaimed"
 grep -q 'less memory than that' "$tmp/err" || fail "$(cat "$tmp/err")"
 
 echo "-- it costs next to nothing"
-in_guest g drop
-[ "$qemu_accel" = kvm ] || idle_cpu_percent=$idle_cpu_percent_tcg
-percent=100
-for _ in 1 2 3 4; do # the window that was disturbed least
-    now=$(cpu_of sleep $idle_s)
-    ! below "$now" "$percent" || percent=$now
-done
-echo "idle: $percent% of a CPU ($qemu_accel), $(usage VmRSS) KiB"
-below "$percent" $idle_cpu_percent || fail "it takes $percent% of a CPU when idle"
+[ "$qemu_accel" = kvm ] || idle_ppm=$idle_ppm_tcg
+ppm=$(in_guest g memd-agent-cpu 5 4)
+echo "idle: $ppm ppm of a CPU ($qemu_accel)"
+[ "$ppm" -lt $idle_ppm ] || fail "it takes $ppm ppm of a CPU when idle"
 is_small "when idle"
 
 echo "-- its host end is killed, and others come"
 memd_kill
 misbehave silent 2
 misbehave stall 2
-misbehave halves 5
-percent=$(cpu_of misbehave flood 5)
-echo "flooded with noise: $percent% of a CPU, $(cat "$tmp/peer.out")"
-below "$percent" 20 || fail "a flood keeps it busy"
-percent=$(cpu_of misbehave hellos 5)
-echo "flooded with greetings: $percent% of a CPU, $(cat "$tmp/peer.out")"
-below "$percent" 20 || fail "a flood keeps it busy"
+misbehave halves 2
+is_bounded misbehave flood 3
+is_bounded misbehave hellos 3
 misbehave greet 30
 grep -q report "$tmp/peer.out" || fail "it does not answer a host end any more"
 memd_start

@@ -208,7 +208,7 @@ static void another_host_begins_anew(void **state)
 static void a_flood_is_read_slowly(void **state)
 {
     uint8_t noise[4096];
-    uint64_t before_ms = now_ms, bytes = 1 << 17;
+    uint64_t before_ms = now_ms, bytes = 1 << 20;
     (void)state;
 
     for (size_t i = 0; i < sizeof noise; i++)
