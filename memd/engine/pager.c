@@ -9,7 +9,8 @@
  * the price of a soft fault), and packs those nobody has touched; and so on, until enough is out or it has
  * been round once.
  *
- * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole.
+ * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole. If
+ * the file is full, it may be so of pages that have come home and stay: their records are given up.
  *
  * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
  * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
@@ -262,6 +263,7 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->error = 0;
     p->left = chunks_total(m);
     p->before = p->wholes;
+    p->forgot = false;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
         begin_pageout(m);
@@ -317,14 +319,21 @@ static void begin_pack(struct pager *p)
     p->phase = PAGER_PACK;
 }
 
-static void begin_swap(struct memd *m)
+static void go_round(struct memd *m, enum pager_phase phase)
 {
     struct pager *p = m->pager;
 
     p->region = p->chunk = p->page = 0;
     p->left = chunks_total(m);
+    p->phase = phase;
+}
+
+static void begin_swap(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    go_round(m, PAGER_SWAP);
     p->errors = swapfile_count(p->swap).errors;
-    p->phase = PAGER_SWAP;
 }
 
 static void step_pack(struct memd *m)
@@ -379,8 +388,24 @@ static bool step_swap(struct memd *m)
         return true;
     if (!swapfile_full(p->swap))
         return false; /* all buffers are being written */
-    p->error = ENOSPC;
+    if (p->forgot)
+        p->error = ENOSPC;
+    else
+        go_round(m, PAGER_FORGET);
+    p->forgot = true;
     return true;
+}
+
+static void step_forget(struct memd *m)
+{
+    struct region *r = here(m);
+
+    if (!r || !m->pager->left) {
+        go_round(m, PAGER_SWAP);
+        return;
+    }
+    swap_forget_home(m, r, m->pager->chunk);
+    chunk_done(m->pager);
 }
 
 static bool step_flush(struct memd *m)
@@ -489,7 +514,8 @@ bool pager_step(struct memd *m)
         return false;
     if (p->phase == PAGER_WAIT && now_ns() >= p->pack_ns)
         begin_pack(p);
-    bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_HOME;
+    bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_FORGET ||
+                p->phase == PAGER_HOME;
     switch (p->phase) {
     case PAGER_PARK:
         step_park(m);
@@ -499,6 +525,9 @@ bool pager_step(struct memd *m)
         break;
     case PAGER_SWAP:
         more = step_swap(m);
+        break;
+    case PAGER_FORGET:
+        step_forget(m);
         break;
     case PAGER_FLUSH:
         more = step_flush(m);
