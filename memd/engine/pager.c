@@ -9,7 +9,8 @@
  * the price of a soft fault), and packs those nobody has touched; and so on, until enough is out or it has
  * been round once.
  *
- * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole.
+ * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole. If
+ * the file is full, it may be so of pages that have come home and stay: their records are given up.
  * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all.
  *
  * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
@@ -267,6 +268,7 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->error = 0;
     p->left = chunks_total(m);
     p->before = p->wholes;
+    p->forgot = false;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
         if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
@@ -336,6 +338,27 @@ static void choose_merged(struct pager *p)
         p->aged_ns = now;
 }
 
+static void go_round(struct memd *m, enum pager_phase phase)
+{
+    struct pager *p = m->pager;
+
+    p->region = p->chunk = p->page = 0;
+    p->chunk_begun = false;
+    p->left = chunks_total(m);
+    p->phase = phase;
+}
+
+/* The file is full: what it keeps of pages that have come home goes, and everything is tried once more.
+ * False: it has been already. */
+static bool forget_home(struct memd *m)
+{
+    if (m->pager->forgot)
+        return false;
+    m->pager->forgot = true;
+    go_round(m, PAGER_FORGET);
+    return true;
+}
+
 /* Merged pages go after those that are the VM's own, if these were not enough. They are packed at once, a
  * chunk's at a time, and are on their way to the swap file before more of them are. */
 static void chunk_merged(struct memd *m, struct region *r)
@@ -349,6 +372,8 @@ static void chunk_merged(struct memd *m, struct region *r)
     if (!p->leaves || p->done >= p->order.pages || !r->n.shared)
         return;
     bool full = swapfile_full(p->swap);
+    if (full && forget_home(m))
+        return;
     if (full || swapfile_spent(p->swap)) {
         if (p->order.flags & WIRE_PAGEOUT_MERGED)
             p->error = full ? ENOSPC : EDQUOT;
@@ -368,13 +393,10 @@ static void begin_swap(struct memd *m)
 {
     struct pager *p = m->pager;
 
-    p->region = p->chunk = p->page = 0;
-    p->chunk_begun = false;
-    p->left = chunks_total(m);
+    go_round(m, PAGER_SWAP);
     choose_merged(p);
     p->errors = swapfile_count(p->swap).errors;
     swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
-    p->phase = PAGER_SWAP;
 }
 
 static void step_pack(struct memd *m)
@@ -434,8 +456,21 @@ static bool step_swap(struct memd *m)
     bool full = swapfile_full(p->swap);
     if (!full && !swapfile_spent(p->swap))
         return false; /* all buffers are being written */
-    p->error = full ? ENOSPC : EDQUOT;
+    if (!full || !forget_home(m))
+        p->error = full ? ENOSPC : EDQUOT;
     return true;
+}
+
+static void step_forget(struct memd *m)
+{
+    struct region *r = here(m);
+
+    if (!r || !m->pager->left) {
+        go_round(m, PAGER_SWAP);
+        return;
+    }
+    swap_forget_home(m, r, m->pager->chunk);
+    chunk_done(m->pager);
 }
 
 static bool step_flush(struct memd *m)
@@ -544,7 +579,8 @@ bool pager_step(struct memd *m)
         return false;
     if (p->phase == PAGER_WAIT && now_ns() >= p->pack_ns)
         begin_pack(p);
-    bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_HOME;
+    bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_FORGET ||
+                p->phase == PAGER_HOME;
     switch (p->phase) {
     case PAGER_PARK:
         step_park(m);
@@ -554,6 +590,9 @@ bool pager_step(struct memd *m)
         break;
     case PAGER_SWAP:
         more = step_swap(m);
+        break;
+    case PAGER_FORGET:
+        step_forget(m);
         break;
     case PAGER_FLUSH:
         more = step_flush(m);

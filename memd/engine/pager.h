@@ -13,6 +13,7 @@ enum pager_phase {
     PAGER_WAIT,   /* for somebody to touch what was parked */
     PAGER_PACK,   /* going round, packing what is still parked */
     PAGER_SWAP,   /* going round, writing what is packed, or parked for good, to the swap file */
+    PAGER_FORGET, /* going round, because it is full: records of pages that are home are given up */
     PAGER_FLUSH,  /* the last of it is being written */
     PAGER_HOME,   /* PAGEIN */
     PAGER_ANSWER, /* PAGED waits for room in the ring */
@@ -41,6 +42,7 @@ struct pager {
     uint64_t parked;
     uint64_t before; /* wholes, when it began */
     uint64_t errors; /* of the swap file, when it began to write */
+    bool forgot;     /* PAGER_FORGET was tried */
     uint64_t pack_ns;
     int error;
     uint32_t region, chunk;           /* where it stands */

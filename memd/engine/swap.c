@@ -293,6 +293,24 @@ void swap_drop(struct memd *m, struct region *r, uint32_t page)
     place_set(r, page, 0);
 }
 
+void swap_forget_home(struct memd *m, struct region *r, uint32_t chunk)
+{
+    struct chunk *c = &r->chunks[chunk];
+
+    if (!r->out.place)
+        return;
+    chunk_lock(c);
+    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++) {
+        uint64_t place = place_get(r, p);
+        if (!place_slot_of(place) || entry_out(page_get(r, p)))
+            continue;
+        swap_drop(m, r, p);
+        place_set(r, p, place & ~PLACE_SLOT_BITS); /* the rest is not about the file */
+    }
+    out_unlock(m, c);
+    out_trim_places(r, chunk);
+}
+
 void swap_forget(struct memd *m, struct region *r)
 {
     for (uint32_t p = 0; m->pager->swap && r->out.place && p < r->npages; p++) {

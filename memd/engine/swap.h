@@ -18,6 +18,8 @@ unsigned swap_reap(struct memd *m);
 int swap_home(struct memd *m, struct region *r, uint32_t page, bool *ret_homed); /* if it is SWAPPED */
 /* The page's record, if it has one, is of no use any more; its place says nothing any more. Chunk locked. */
 void swap_drop(struct memd *m, struct region *r, uint32_t page);
+void swap_forget_home(struct memd *m, struct region *r,
+                      uint32_t chunk);              /* records of its pages that are home */
 void swap_forget(struct memd *m, struct region *r); /* the same for all of the region's pages that are home */
 void swap_report(struct memd *m);                   /* tells the VMM of pages that were lost */
 

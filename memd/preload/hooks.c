@@ -7,6 +7,8 @@
  *   madvise      MADV_MERGEABLE and MADV_UNMERGEABLE are for memd, not for the kernel's KSM; what discards
  *                and what sets attributes goes by way of the engine; what the engine cannot follow
  *                (MADV_WIPEONFORK and the like) takes the range out of it first
+ *   process_madvise
+ *                the same, for each of its ranges
  *   munmap, mmap(MAP_FIXED), shmat(SHM_REMAP), mremap, mprotect, mlock*
  *   close, close_range, closefrom, dup2, dup3
  *                do not know the engine's descriptors
@@ -33,6 +35,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/shm.h>
+#include <sys/uio.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define PAGE   4096ull
@@ -508,6 +511,26 @@ static int uffd_register_after_us(int fd, struct uffdio_register *reg)
 static bool is_readable(const void *arg)
 {
     return syscall(SYS_rt_sigprocmask, -1, arg, NULL, sizeof(uint64_t)) < 0 && errno != EFAULT;
+}
+
+/* On its own memory a process may do with this whatever madvise() does (Linux 6.13), on that of others
+ * nothing that concerns us. Whose it is the kernel tells when it is asked to discard nothing of it. */
+EXPORT ssize_t process_madvise(int pidfd, const struct iovec *ranges, size_t n, int advice, unsigned flags)
+{
+    ssize_t done = 0;
+
+    if (treatment_of(advice) == PASS || !track_hits(0, UINT64_MAX) || n > IOV_MAX ||
+        syscall(SYS_process_madvise, pidfd, NULL, 0, MADV_DONTNEED, flags))
+        return syscall(SYS_process_madvise, pidfd, ranges, n, advice, flags);
+    for (size_t i = 0; i < n; i++)
+        if (!is_readable(&ranges[i].iov_base) || !is_readable(&ranges[i].iov_len))
+            return result(-EFAULT);
+    for (size_t i = 0; i < n; i++) {
+        if (madvise(ranges[i].iov_base, ranges[i].iov_len, advice))
+            return done ? done : -1;
+        done += (ssize_t)ranges[i].iov_len;
+    }
+    return done;
 }
 
 EXPORT int ioctl(int fd, unsigned long request, ...)

@@ -354,6 +354,44 @@ static void device_fails(int error)
     atomic_store(&no_uring, 0);
 }
 
+#define HALF (NPAGES / 2)
+
+/* The first half of the memory is written, and nothing else is there; returns what it takes. */
+static uint64_t half_out(struct rig *rig)
+{
+    OK(memd_discard(rig->memd, rig->region, HALF * PAGE, HALF * PAGE));
+    EQUALS(order(rig, WIRE_REC_PAGEOUT, ALL).error, 0);
+    EQUALS(kit_stats(rig->memd).swapped_pages, HALF);
+    return kit_stats(rig->memd).swap_bytes;
+}
+
+/* What has come home to stay is not what others find the file full of. */
+static void room_of_those_at_home(void **state)
+{
+    struct rig rig = swap_rig(0);
+    uint64_t bytes = half_out(&rig), most = bytes + 2 * 65536;
+
+    (void)state;
+    CHECK(bytes > 4 * 65536, "%llu bytes are not much", (unsigned long long)bytes);
+    close_rig(&rig);
+    rig = swap_rig(most);
+    half_out(&rig);
+    OK(memd_pin(rig.memd, rig.region, 0, HALF * PAGE));
+    EQUALS(kit_stats(rig.memd).swapped_pages, 0);
+    for (uint32_t i = HALF; i < NPAGES; i++)
+        fill(rig_page(&rig, i), i);
+    EQUALS(order(&rig, WIRE_REC_PAGEOUT, ALL).error, 0);
+    EQUALS(kit_stats(rig.memd).swapped_pages, HALF);
+    CHECK(kit_stats(rig.memd).swap_bytes <= most, "the file is too large");
+    check_all(&rig);
+    OK(memd_unpin(rig.memd, rig.region, 0, HALF * PAGE));
+    /* all that is out is needed: that is full */
+    EQUALS(order(&rig, WIRE_REC_PAGEOUT, ALL).error, ENOSPC);
+    check_all(&rig);
+    EQUALS(kit_stats(rig.memd).lost_pages, 0);
+    close_rig(&rig);
+}
+
 static void write_errors(void **state)
 {
     (void)state;
@@ -429,6 +467,7 @@ int main(void)
         cmocka_unit_test(flipped),
         cmocka_unit_test(damaged),
         cmocka_unit_test(full),
+        cmocka_unit_test(room_of_those_at_home),
         cmocka_unit_test(write_errors),
         cmocka_unit_test(writes_are_limited),
         cmocka_unit_test(daemon_comes_back),

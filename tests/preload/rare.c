@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -332,14 +333,49 @@ static void small(void)
     arena_check(&b);
 }
 
+/* ---- advice for several ranges at once */
+
+#define MIDDLE 1500u
+
+static void vectored(void)
+{
+    struct arena a = arena_merged(NPAGES);
+    struct iovec ranges[] = {{page_at(&a, FROM), (MIDDLE - FROM) * PAGE},
+                             {page_at(&a, MIDDLE), (TO - MIDDLE) * PAGE},
+                             {page_at(&a, TO) + 1, PAGE}};
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0), parent = (int)syscall(SYS_pidfd_open, getppid(), 0);
+
+    CHECK(self >= 0 && parent >= 0, "pidfd_open: %d", errno);
+    if (process_madvise(self, NULL, 0, MADV_DONTNEED, 0)) {
+        printf("not known to this kernel\n");
+        return;
+    }
+    CHECK(process_madvise(self, ranges, 2, MADV_DONTNEED, 1) == -1 && errno == EINVAL, "flags: %d", errno);
+    CHECK(process_madvise(parent, ranges, 2, MADV_DONTNEED, 0) == -1, "somebody else's memory was discarded");
+    CHECK(process_madvise(-1, ranges, 2, MADV_DONTNEED, 0) == -1 && errno == EBADF, "no process: %d", errno);
+    CHECK(process_madvise(self, (void *)8, 1, MADV_DONTNEED, 0) == -1 && errno == EFAULT, "%d", errno);
+    CHECK(process_madvise(self, ranges + 2, 1, MADV_DONTNEED, 0) == -1 && errno == EINVAL, "%d", errno);
+    arena_check(&a);
+    CHECK(process_madvise(self, ranges, 3, MADV_DONTNEED, 0) == (ssize_t)((TO - FROM) * PAGE), "%d", errno);
+    arena_expect_zero(&a, FROM, TO);
+    arena_check(&a);
+    arena_fill(&a, FROM, TO);
+    arena_wait_merged(&a);
+    arena_check(&a);
+    close(self);
+    close(parent);
+    CHECK(!munmap(a.base, NPAGES * PAGE), "munmap: %d", errno);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
-    } cases[] = {{"stack", stack},     {"children", children}, {"stray", stray},
-                 {"vforked", vforked}, {"refused", refused},   {"shared_over", shared_over},
-                 {"small", small},     {"dumped", dumped},     {"namespaces", namespaces}};
+    } cases[] = {{"stack", stack},          {"children", children}, {"stray", stray},
+                 {"vforked", vforked},      {"refused", refused},   {"shared_over", shared_over},
+                 {"vectored", vectored},    {"small", small},       {"dumped", dumped},
+                 {"namespaces", namespaces}};
 
     arena_alone = argc > 2 && !strcmp(argv[2], "alone");
     alarm(HANGS_S);
