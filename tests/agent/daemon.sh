@@ -136,6 +136,38 @@ answer=$(ctl agent reclaim there 1M --timeout 20) || fail "reclaim beside others
 curl -sS --unix-socket "$run/control.sock" http://memd/metrics >"$tmp/metrics" && grep -q '^memd_agent_up{vm="early"} 1$' "$tmp/metrics" ||
     fail "metrics: $(grep agent_up "$tmp/metrics")"
 
+echo "-- whose socket it is"
+# early belongs to this user, the VM of that name to nobody's: root may speak for it, a third user may not
+nobody=65534
+if [ "$(id -u)" = 0 ] && setpriv --reuid=$nobody --regid=$nobody --clear-groups test -x "$bin/memvm"; then
+    mkdir -m 777 "$run/others"
+    chmod 711 "$run"
+    setpriv --reuid=$((nobody - 1)) --regid=$((nobody - 1)) --clear-groups \
+        "$peer" listen "$run/others/odd.sock" lie 600 >/dev/null 2>"$tmp/peer.odd" &
+    agent_pid[odd]=$!
+    await 10 test -S "$run/others/odd.sock" || fail "odd: $(cat "$tmp/peer.odd")"
+    mv "$run/others/odd.sock" "$run/agents/"
+    await 20 agent_is odd live || fail "there is no VM of that name yet: $(ctl agent list)"
+    for name in odd early; do
+        setpriv --reuid=$nobody --regid=$nobody --clear-groups "$bin/memvm" --accel thread --name $name --mem 32 \
+            >"$tmp/$name.out" 2>"$tmp/$name.err" &
+        guest_pid[$name]=$!
+    done
+    await 30 agent_is odd refused || fail "another user speaks for a VM: $(ctl agent list), $(cat "$tmp/odd.err")"
+    ctl agent list | grep -q "odd: its socket is user $((nobody - 1))'s, the VM is user $nobody's" || fail "$(ctl agent list)"
+    await 15 is true agent early vm_connected || fail "early: $(ctl agent list --json)"
+    agent_is early live || fail "root may not speak for a VM: $(ctl agent list)"
+    for name in odd early; do
+        kill -KILL "${guest_pid[$name]}"
+        wait "${guest_pid[$name]}" 2>/dev/null
+        unset "guest_pid[$name]"
+    done
+    rm -r "$run/others"
+    chmod 700 "$run"
+else
+    echo "skip: whose socket it is: needs root, and a build directory others can read"
+fi
+
 echo "-- gone"
 for name in "${!agent_pid[@]}"; do agent_end "$name"; done
 rm -rf "${run:?}"/agents/* "$run/there.sock" "$run/vmm.sock"
