@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Merged pages that go to the swap file. memd-test: timeout=240
+ * Merged pages that go to the swap file. memd-test: timeout=400
  *
  * Frames that nobody refers to are overwritten at once: a page that left its frame too early, or came back
  * to it, shows. In the storm writers, readers and a device are at pages that are merged and taken out all the
@@ -193,7 +193,8 @@ static void touched_stays(void **state)
 #define WRITERS     2u
 #define READERS     2u
 #define BLOCKS      64u
-#define OUTS_FULL   1000000u
+#define OUTS_FULL   1000000u /* less by the square of the scale */
+#define TURNS_LEAST 8u       /* so that everything happens */
 #define SLOT_OF(w)  (128u + (w)*8u)
 
 struct storm {
@@ -405,7 +406,7 @@ static uint64_t turn_about(struct storm *s, uint64_t goal)
     char *copy = malloc(512 * PAGE);
 
     CHECK(copy, "no memory");
-    for (uint64_t last = 0, since = kit_ms(); outs < goal; turn++) {
+    for (uint64_t last = 0, since = kit_ms(); outs < goal || turn < TURNS_LEAST; turn++) {
         one_turn(s, turn, copy, &random);
         outs = kit_stats(s->rig.memd).merged_outs;
         if (outs != last)
@@ -438,7 +439,7 @@ static void storm(void **state)
         actor[i] = (struct actor){s, i < WRITERS ? i : 0, i + 1};
         CHECK(!pthread_create(&thread[i], NULL, acts[i], &actor[i]), "pthread_create");
     }
-    uint64_t turns = turn_about(s, kit_scaled(OUTS_FULL / (kit_sanitized() ? 4 : 1), 5000));
+    uint64_t turns = turn_about(s, kit_scaled(kit_scaled(OUTS_FULL, 1), 5000));
     atomic_store(&s->stop, true);
     for (unsigned i = 0; i < sizeof acts / sizeof *acts; i++)
         pthread_join(thread[i], NULL);

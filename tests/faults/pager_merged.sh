@@ -32,7 +32,7 @@ ctl merge off >/dev/null || fail "merge off"
 ctl pageout g1 --timeout 120 >/dev/null || fail "pageout of g1: $(ctl status)"
 [ "$(vm g1 merged_outs)" -gt 5000 ] || fail "only $(vm g1 merged_outs) merged pages of g1 have left: $(ctl vm show g1 --json)"
 [ "$(store_bytes)" -gt $((stored / 2)) ] || fail "frames are gone that two VMs map"
-for g in g2 g3; do ctl pageout $g --timeout 120 >/dev/null || fail "pageout of $g: $(ctl status)"; done
+for g in g2 g3; do ctl pageout "$g" --timeout 120 >/dev/null || fail "pageout of $g: $(ctl status)"; done
 await 60 at_most $((stored / 4)) store_bytes || fail "$(store_bytes) of $stored bytes stay in the store: $(ctl status)"
 [ "$(total pages_sharing)" -le $((merged / 4)) ] || fail "$(total pages_sharing) of $merged pages are still shared"
 for g in "${guests[@]}"; do [ "$(vm "$g" lost_pages)" = 0 ] || fail "$g has lost pages"; done
