@@ -335,8 +335,8 @@ static void small(void)
 
 /* ---- a program of one thread knows what is free in its address space */
 
-#define HOLE_BYTES (PAGE + NPAGES * sizeof(uint64_t)) /* as the engine wants for what it knows of the arena \
-                                                       */
+/* As much as the engine wants for what it knows of the arena. */
+#define HOLE_BYTES (PAGE + NPAGES * sizeof(uint64_t))
 
 static void hole(void)
 {
