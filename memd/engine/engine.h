@@ -396,8 +396,9 @@ int place_init(struct memd *m);
 bool place_locks_future(void);      /* would a new mapping be filled at once? */
 void place_measure(struct memd *m); /* fills m->costs */
 void place_fini(struct memd *m);
-void *place_reserve(uint64_t bytes);                                              /* NULL: no memory */
-void place_empty(char *area, uint64_t bytes);                                     /* of the engine's own */
+void *place_hint(uint64_t bytes);             /* for mmap() of the engine's own; NULL: anywhere */
+void *place_reserve(uint64_t bytes);          /* NULL: no memory */
+void place_empty(char *area, uint64_t bytes); /* of the engine's own */
 int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages); /* fresh, empty, tracked */
 int place_window(struct memd *m, struct region *r, uint32_t page,
                  uint32_t npages); /* the same, MISSING on, atomically */

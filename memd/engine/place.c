@@ -54,11 +54,27 @@ static int apply_flags(void *hva, uint64_t bytes, uint32_t flags)
     return 0;
 }
 
+#define OWN_BELOW (1ull << 40) /* from where the library, or the program, lies */
+#define OWN_BYTES (1ull << 42)
+
+/* Where memory of the engine's own is to lie: far from where the kernel puts what nobody has a wish for. A
+ * program of one thread may map over what it has unmapped a moment ago, and need not think of others. */
+void *place_hint(uint64_t bytes)
+{
+    static _Atomic uint64_t used;
+    uint64_t top = (uintptr_t)place_hint & ~(OWN_BELOW - 1);
+
+    if (top < 2 * OWN_BELOW + OWN_BYTES || bytes >= OWN_BELOW)
+        return NULL;
+    bytes = (bytes + 2 * PAGE_BYTES - 1) & ~(PAGE_BYTES - 1); /* and a gap */
+    return (void *)(top - OWN_BELOW - atomic_fetch_add(&used, bytes) % OWN_BYTES - bytes);
+}
+
 /* Anonymous memory between guard pages, kept out of huge pages and of forked children. */
 static void *map_guarded(uint64_t bytes, char **ret_map)
 {
-    char *map =
-        mmap(NULL, bytes + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *map = mmap(place_hint(bytes + 2 * GUARD_BYTES), bytes + 2 * GUARD_BYTES, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (map == MAP_FAILED)
         return NULL;
@@ -82,7 +98,7 @@ void place_empty(char *area, uint64_t bytes)
 /* Memory of the engine's own that fills as it is used: never locked, huge, forked or dumped. */
 void *place_reserve(uint64_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(place_hint(bytes), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (p == MAP_FAILED)
         return NULL;

@@ -297,7 +297,7 @@ static int map_make(struct region *r, uint64_t gpa)
     if (r->map_fd < 0 || ftruncate(r->map_fd, (off_t)r->map_bytes) ||
         fcntl(r->map_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
         return -errno;
-    r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, r->map_fd, 0);
+    r->map = mmap(place_hint(r->map_bytes), r->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, r->map_fd, 0);
     if (r->map == MAP_FAILED) {
         r->map = NULL;
         return -errno;

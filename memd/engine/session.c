@@ -121,7 +121,7 @@ static int map_shm(struct session *s, int fd, uint64_t forks)
 
     if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) || st.st_size < (off_t)sizeof *s->shm)
         return -EPROTO;
-    void *p = mmap(NULL, sizeof *s->shm, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *p = mmap(place_hint(sizeof *s->shm), sizeof *s->shm, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
         return -errno;
     madvise(p, sizeof *s->shm, MADV_DONTFORK);
@@ -141,7 +141,8 @@ static int map_stores(struct session *s)
         struct stat st;
         if (fstat(s->store_fd[i], &st) || (uint64_t)st.st_size < s->store_bytes)
             return -EPROTO;
-        void *p = mmap(NULL, s->store_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, s->store_fd[i], 0);
+        void *p = mmap(place_hint(s->store_bytes), s->store_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE,
+                       s->store_fd[i], 0);
         if (p == MAP_FAILED)
             return -errno;
         s->store[i] = p;

@@ -333,6 +333,28 @@ static void small(void)
     arena_check(&b);
 }
 
+/* ---- a program of one thread knows what is free in its address space */
+
+/* As much as the engine wants for what it knows of the arena. */
+#define HOLE_BYTES (PAGE + NPAGES * sizeof(uint64_t))
+
+static void hole(void)
+{
+    struct arena first = arena_merged(NPAGES), a = {.npages = NPAGES};
+
+    a.base = mmap(NULL, NPAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(a.base != MAP_FAILED, "mmap: %d", errno);
+    arena_fill(&a, 0, NPAGES);
+    char *at = mmap(NULL, HOLE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED && !munmap(at, HOLE_BYTES), "mmap: %d", errno);
+    CHECK(!madvise(a.base, NPAGES * PAGE, MADV_MERGEABLE), "mergeable: %d", errno);
+    arena_wait_merged(&a);
+    CHECK(mmap(at, HOLE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at,
+          "something has been mapped where memory was given up: %d", errno);
+    arena_check(&first);
+    arena_check(&a);
+}
+
 /* ---- advice for several ranges at once */
 
 #define MIDDLE 1500u
@@ -372,10 +394,10 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } cases[] = {{"stack", stack},          {"children", children}, {"stray", stray},
-                 {"vforked", vforked},      {"refused", refused},   {"shared_over", shared_over},
-                 {"vectored", vectored},    {"small", small},       {"dumped", dumped},
-                 {"namespaces", namespaces}};
+    } cases[] = {
+        {"stack", stack},     {"children", children},       {"stray", stray},          {"vforked", vforked},
+        {"refused", refused}, {"shared_over", shared_over}, {"vectored", vectored},    {"hole", hole},
+        {"small", small},     {"dumped", dumped},           {"namespaces", namespaces}};
 
     arena_alone = argc > 2 && !strcmp(argv[2], "alone");
     alarm(HANGS_S);

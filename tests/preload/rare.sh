@@ -16,7 +16,7 @@ try() {
 }
 
 set_up /dev/shm
-cases="${CASES:-stack children stray vforked refused shared_over vectored small dumped}"
+cases="${CASES:-stack children stray vforked refused shared_over vectored hole small dumped}"
 if unshare -U true 2>/dev/null; then cases+=" namespaces"; else echo "no user namespaces here: not tried"; fi
 for case in $cases; do
     try "$case" alone
