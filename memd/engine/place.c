@@ -243,7 +243,8 @@ static bool commits_strictly(struct memd *m)
  * has unmapped its target by the time it asks for memory, can't fail for want of it. */
 static int place_moved(struct memd *m, char *hva, uint64_t bytes, uint32_t flags)
 {
-    void *fresh = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | anon_flags(flags), -1, 0);
+    void *fresh =
+        mmap(place_hint(bytes), bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | anon_flags(flags), -1, 0);
 
     if (fresh == MAP_FAILED)
         return -errno;
