@@ -31,6 +31,7 @@ struct ctl {
     uint64_t guest_bytes; /* doctor: size of the largest guest; 0: ask the daemon */
     uint64_t bytes;       /* pageout, pagein; 0: all */
     const char *domain;   /* budget; NULL: the host's */
+    const char *dry_run;  /* budget; "on", "off"; NULL: not named */
     const char *proc_root, *sys_root, *dev_root;
     /* arguments after the command's words */
     int nargs;
@@ -55,6 +56,7 @@ enum ctl_result ctl_vm_show(struct ctl *ctl);
 enum ctl_result ctl_vm_set(struct ctl *ctl);
 enum ctl_result ctl_working_set(struct ctl *ctl);
 enum ctl_result ctl_budget(struct ctl *ctl);
+enum ctl_result ctl_why(struct ctl *ctl);
 enum ctl_result ctl_merge_on(struct ctl *ctl);
 enum ctl_result ctl_merge_off(struct ctl *ctl);
 enum ctl_result ctl_unmerge(struct ctl *ctl);

@@ -254,6 +254,7 @@ static json_t *budget_object(const struct core_snapshot *snapshot)
 
     put_memory(&object, &snapshot->memory);
     put(&object, "alarm", json_boolean(snapshot->alarm));
+    put(&object, "dry_run", json_boolean(snapshot->dry_run));
     return object;
 }
 

@@ -179,7 +179,7 @@ static void fill_vm(struct vm *vm, struct core_vm *out)
     out->resident_bytes = vm->reclaim.usage.resident_bytes;
     out->target_bytes = vm->reclaim.target_bytes;
     out->terms = vm->reclaim.terms;
-    out->refaults_per_s = vm->reclaim.rates.packed_per_s + vm->reclaim.rates.swapped_per_s;
+    out->refaults_per_s = vm->reclaim.policy.rates.packed_per_s + vm->reclaim.policy.rates.swapped_per_s;
     count_vm(vm, &out->c);
     fill_working_set(vm, &out->ws);
     fill_latencies(&vm->stats, out->latency);
@@ -259,6 +259,7 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->mem_available_bytes = core->memory.available_bytes;
     reclaim_show(core, &s->memory);
     s->alarm = core->reclaim.alarm;
+    s->dry_run = core->config.dry_run;
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
 }
 

@@ -82,6 +82,10 @@ static void measure_vm(struct vm *vm)
     /* what memd shares with the engine comes and goes, and is no memory of the guest's */
     u->resident_bytes = anon + (uint64_t)(snapshot_recent_share(vm) * WIRE_PAGE_BYTES);
     anon = less(anon, vm->stats.pool_bytes);
+    u->ineligible_bytes = 0;
+    for (unsigned i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
+        u->ineligible_bytes += vm->stats.ineligible_bytes[i];
+    own = less(own, u->ineligible_bytes);
     u->reclaimable_bytes = own < anon ? own : anon;
 }
 

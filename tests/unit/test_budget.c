@@ -37,7 +37,7 @@ static void make_plans(const struct budget_scope *scope, const struct budget_pol
                        const struct budget_vm *vms, struct budget_plan *plans)
 {
     budget_plan_limits(how, n, vms, plans);
-    budget_plan(scope, how, n, vms, all, plans);
+    budget_plan(scope, BUDGET_BY_HOST, how, n, vms, all, plans);
 }
 
 /* Targets may be off by rounding only. */
@@ -257,10 +257,10 @@ static void limits_count_without_pressure(void **state)
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.pages, PAGES(5 * MIB));
     vm.rates.home_per_s = 0;
-    vm.busy = true;
+    vm.excluded = BUDGET_JOB;
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.pages, 0);
-    vm.busy = false;
+    vm.excluded = BUDGET_INCLUDED;
     vm.resident_bytes = 110 * MIB; /* far above it */
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.state, BUDGET_LOW);
@@ -445,7 +445,7 @@ static void the_busy_are_left_alone(void **state)
     struct budget_plan plans[2];
     (void)state;
 
-    vms[0].busy = true;
+    vms[0].excluded = BUDGET_JOB;
     make_plans(&scope, &policy, 2, vms, plans);
     assert_int_equal(plans[0].order.pages, 0);
     assert_int_equal(plans[0].target_bytes, 55 * MIB);
@@ -463,10 +463,10 @@ static void scopes_add_up(void **state)
     (void)state;
 
     budget_plan_limits(&policy, 2, vms, plans);
-    budget_plan(&domain, &policy, 2, vms, first, plans);
+    budget_plan(&domain, BUDGET_BY_DOMAIN, &policy, 2, vms, first, plans);
     assert_true(plans[0].order.pages > 0);
     assert_int_equal(plans[1].order.pages, 0);
-    budget_plan(&host, &policy, 2, vms, all, plans);
+    budget_plan(&host, BUDGET_BY_HOST, &policy, 2, vms, all, plans);
     assert_int_equal(plans[0].order.state, BUDGET_LOW);
     assert_int_equal(plans[1].order.state, BUDGET_SOFT);
     assert_near("the lower target counts", plans[0].target_bytes, 88 * MIB + 205 * MIB / 1000);
@@ -506,7 +506,7 @@ static void nobody_there(void **state)
     struct budget_vm vm = {0};
     (void)state;
 
-    budget_plan(&scope, &policy, 0, &vm, all, &plan);
+    budget_plan(&scope, BUDGET_BY_HOST, &policy, 0, &vm, all, &plan);
     make_plans(&scope, &policy, 1, &vm, &plan); /* one that has nothing */
     assert_int_equal(plan.order.pages, 0);
 }
