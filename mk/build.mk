@@ -15,8 +15,9 @@ SRC_benchmark := $(wildcard bench/common/*.c)
 SRC_dedup := $(wildcard bench/dedup/*.c)
 SRC_guests := $(wildcard bench/qemu/*.c)
 SRC_pager := $(wildcard bench/pager/*.c)
+SRC_policysim := $(wildcard bench/policy-sim/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine balloon common daemon ctl preload memvm mkimage benchmark dedup guests pager
+COMPONENTS := engine balloon common daemon ctl preload memvm mkimage benchmark dedup guests pager policysim
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -118,6 +119,7 @@ $(eval $(call program,$(B)/mkimage,mkimage,,))
 $(eval $(call program,$(B)/bench/dedup,dedup,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/bench/qemu,guests,$(AR_benchmark),))
 $(eval $(call program,$(B)/bench/pager,pager,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/bench/policy-sim,policysim,$(AR_daemon),daemon))
 
 # not with the archive: there are the hooks
 PROGRAMS += $(B)/memd-run

@@ -216,16 +216,31 @@ static enum budget_reason spared(const struct budget_policy *policy, enum budget
     return BUDGET_ORDERED;
 }
 
-/* What it cannot be brought below now. */
-static uint64_t floor_of(enum budget_reason spared, enum budget_state state, const struct budget_vm *vm)
+/* What it cannot be brought below. */
+static uint64_t least_of(enum budget_state state, const struct budget_vm *vm)
 {
     uint64_t bytes = has(state, vm), least = less(vm->resident_bytes, vm->reclaimable_bytes);
 
-    if (spared != BUDGET_ORDERED)
+    if (vm->excluded)
         return bytes;
     if (least < reserved(vm))
         least = reserved(vm);
     return least < bytes ? least : bytes;
+}
+
+/* What it cannot be brought below now. */
+static uint64_t floor_of(enum budget_reason spared, enum budget_state state, const struct budget_vm *vm)
+{
+    return spared == BUDGET_ORDERED ? least_of(state, vm) : has(state, vm);
+}
+
+/* The floor it has where the price is made. In soft there is time: one that is at an order, or is left alone
+ * for a while, will give its part later, and the others are not asked for it. Where memory must come, they
+ * are. */
+static uint64_t priced_floor(const struct budget_policy *policy, enum budget_state state,
+                             const struct budget_vm *vm)
+{
+    return state == BUDGET_SOFT ? least_of(state, vm) : floor_of(spared(policy, state, vm), state, vm);
 }
 
 /* The most that one order may ask for. */
@@ -271,10 +286,17 @@ static double shares_of(const struct budget_vm *vm)
     return shares < 1 ? 1 : shares;
 }
 
+/* What it uses; below 0: all it has. A search that has found nothing cold knows better than samples do, which
+ * are of half a minute ago. */
+static double active_of(const struct budget_vm *vm)
+{
+    return vm->working_set_bytes && !vm->dry ? (double)vm->working_set_bytes : -1;
+}
+
 /* What a VM is charged for `bytes`: what is idle of them costs k times as much. */
 static double charge(double tax, const struct budget_vm *vm, double bytes)
 {
-    double active = vm->working_set_bytes ? (double)vm->working_set_bytes : bytes;
+    double active = active_of(vm) >= 0 ? active_of(vm) : bytes;
 
     return bytes <= active ? bytes : active + (bytes - active) / (1 - tax);
 }
@@ -395,8 +417,7 @@ static double open_sale(const struct budget_scope *scope, const struct budget_po
             continue;
         uint64_t bytes = has(scope->state, vm);
         plans[i].seller = (struct budget_seller){
-            shares_of(vm), vm->working_set_bytes ? (double)vm->working_set_bytes : -1,
-            (double)floor_of(spared(policy, scope->state, vm), scope->state, vm), (double)bytes};
+            shares_of(vm), active_of(vm), (double)priced_floor(policy, scope->state, vm), (double)bytes};
         double price = charge(policy->tax, vm, (double)bytes) / plans[i].seller.shares;
         if (price > *ret_price)
             *ret_price = price;
@@ -423,12 +444,14 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
         const struct budget_seller *of = &plans[i].seller;
         if (!member[i])
             continue;
-        uint64_t bytes = (uint64_t)of->has,
-                 keep = wanted > 0 ? (uint64_t)keeps(policy->tax, of, price) : bytes;
+        enum budget_reason spares = spared(policy, scope->state, vm);
+        uint64_t bytes = (uint64_t)of->has, floor = floor_of(spares, scope->state, vm);
+        uint64_t keep = wanted > 0 ? (uint64_t)keeps(policy->tax, of, price) : bytes;
+        keep = keep < floor ? floor : keep;
         if (keep < plans[i].target_bytes)
             plans[i].target_bytes = keep;
         struct budget_order order = order_for(policy, scope->state, vm, less(bytes, keep));
-        enum budget_reason why = outcome(spared(policy, scope->state, vm), less(bytes, keep), &order);
+        enum budget_reason why = outcome(spares, less(bytes, keep), &order);
         if (why == BUDGET_PRICE && wanted <= 0)
             why = BUDGET_ENOUGH;
         settle(&plans[i], &order,
@@ -439,7 +462,7 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
                                     .charged_bytes = scope->used_bytes + scope->headroom_bytes,
                                     .wanted_bytes = (uint64_t)wanted,
                                     .has_bytes = bytes,
-                                    .floor_bytes = (uint64_t)of->floor,
+                                    .floor_bytes = floor,
                                     .shares = of->shares,
                                     .taxed_bytes = charge(policy->tax, vm, of->has),
                                     .price = price,

@@ -25,7 +25,8 @@
  *     rho = S / (P * (f + k * (1 - f))),   k = 1 / (1 - tau)
  *
  * where S are its shares, P the memory it has, f the part of it that is in use, and tau the tax on what is
- * idle. What is in use is the working set: while that is not known, everything is taken to be (f = 1). Taking
+ * idle. What is in use is the working set: while that is not known, or a search has just found nothing cold,
+ * everything is taken to be (f = 1). Taking
  * page by page from the lowest rho ends when all rho are equal; budget_plan() computes that end.
  *
  * In hard and low as much more is taken as will have been needed back before the next look: a plan that only

@@ -6,23 +6,44 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PAGE_BYTES 4096u
+
 /* ---------------------------------------------------------------- one VM */
 
-void policy_measure(struct policy_vm *vm, const struct budget_faults *now, uint64_t moved, bool at_it)
+static void measure_home(struct policy_vm *vm, const struct policy_seen *now)
 {
-    uint64_t now_ns = now->at_ns;
+    const struct budget_faults *before = &vm->seen, *faults = &now->faults;
 
+    if (now->periods != vm->periods) {
+        vm->periods = now->periods;
+        vm->home_before = vm->home;
+        vm->home = 0;
+    }
+    if (before->at_ns && faults->packed >= before->packed && faults->swapped >= before->swapped)
+        vm->home += faults->packed - before->packed + faults->swapped - before->swapped;
+}
+
+void policy_measure(struct policy_vm *vm, const struct policy_seen *now)
+{
+    uint64_t now_ns = now->faults.at_ns;
+
+    measure_home(vm, now);
     if (vm->seen.at_ns)
-        budget_measure(&vm->rates, &vm->seen, now);
-    vm->seen = *now;
-    if (moved != vm->moved || at_it != vm->at_it)
+        budget_measure(&vm->rates, &vm->seen, &now->faults);
+    vm->seen = now->faults;
+    if (now->moved != vm->moved || now->at_it != vm->at_it)
         vm->moved_ns = now_ns;
-    vm->moved = moved;
-    vm->at_it = at_it;
+    vm->moved = now->moved;
+    vm->at_it = now->at_it;
     if (vm->dry && now_ns >= policy_dry_until_ns(vm))
         vm->dry = BUDGET_HIGH;
     if (vm->no_swap_ns && now_ns - vm->no_swap_ns > POLICY_NO_SWAP_NS)
         vm->no_swap_ns = 0;
+}
+
+uint64_t policy_working_set(const struct policy_vm *vm, uint64_t sampled_bytes)
+{
+    return sampled_bytes ? sampled_bytes + (vm->home + vm->home_before) * PAGE_BYTES : 0;
 }
 
 void policy_ordered(struct policy_vm *vm, uint64_t now_ns)

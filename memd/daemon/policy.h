@@ -16,8 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define POLICY_SHORT_NS 100000000ull /* between two looks, while memory is short (hard, low, above a limit) \
-                                      */
+#define POLICY_SHORT_NS                                                                 \
+    100000000ull /* between two looks, while memory is short (hard, low, above a limit) \
+                  */
 #define POLICY_BUSY_NS     250000000ull  /* where there is something to keep */
 #define POLICY_REST_NS     1000000000ull /* else */
 #define POLICY_DRY_COLD_NS 2000000000ull /* rounds find out meanwhile what is cold */
@@ -40,12 +41,24 @@ struct policy_vm {
     uint64_t dry_ns, no_swap_ns; /* since when; 0: it is not */
     bool at_it;
     uint64_t moved,
-        moved_ns; /* pages that have ever moved, and when that grew last while it was at an order */
+        moved_ns;     /* pages that have ever moved, and when that grew last while it was at an order */
+    uint64_t periods; /* of its samples */
+    uint64_t home, home_before; /* pages that came home in this one, and in the one before */
     struct policy_answer answer;
 };
 
-/* With each look. `moved`: pages that have ever moved out, `at_it`: it has an order of ours. */
-void policy_measure(struct policy_vm *vm, const struct budget_faults *now, uint64_t moved, bool at_it);
+/* What is seen of a VM with each look. */
+struct policy_seen {
+    struct budget_faults faults;
+    uint64_t moved;   /* pages that have ever moved out */
+    uint64_t periods; /* of samples of its working set that are over */
+    bool at_it;       /* it has an order of ours */
+};
+void policy_measure(struct policy_vm *vm, const struct policy_seen *now);
+/* What it uses: as samples say (0: not known, nor is this), and what has come home that they do not know of
+ * yet. A VM that begins to use its memory would pay for it as for idle memory until the period of samples is
+ * over, and what it brings home would be taken from it again. */
+uint64_t policy_working_set(const struct policy_vm *vm, uint64_t sampled_bytes);
 /* It was given an order, which takes the place of the last one. */
 void policy_ordered(struct policy_vm *vm, uint64_t now_ns);
 void policy_answered(struct policy_vm *vm, const struct budget_order *order, uint64_t pages, int error,

@@ -76,10 +76,13 @@ static void measure_domain(struct domain *domain)
 static void measure_vm(struct vm *vm, uint64_t now_ns)
 {
     const struct vm_stats *s = &vm->stats;
-    struct budget_faults now = {now_ns, s->packed_faults, s->swapped_faults};
-    uint64_t moved = s->page_outs + s->parked_pages + s->swap_written_bytes / WIRE_PAGE_BYTES;
+    struct policy_seen now = {.faults = {now_ns, s->packed_faults, s->swapped_faults},
+                              .moved =
+                                  s->page_outs + s->parked_pages + s->swap_written_bytes / WIRE_PAGE_BYTES,
+                              .periods = s->sample_periods,
+                              .at_it = vm->paging.own.pages};
 
-    policy_measure(&vm->reclaim.policy, &now, moved, vm->paging.own.pages);
+    policy_measure(&vm->reclaim.policy, &now);
     vm->reclaim.target_bytes = vm->reclaim.usage.resident_bytes;
 }
 
@@ -162,20 +165,20 @@ static struct budget_vm describe(const struct vm *vm, uint64_t now_ns)
     const struct budget_order *own = &vm->paging.own;
     bool can_swap = vm->core->config.swap && !r->policy.no_swap_ns;
 
-    return (struct budget_vm){.guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
-                              .resident_bytes = r->usage.resident_bytes,
-                              .reclaimable_bytes = r->usage.reclaimable_bytes,
-                              .ineligible_bytes = r->usage.ineligible_bytes,
-                              .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES +
-                                             (can_swap ? vm->stats.pool_bytes : 0),
-                              .working_set_bytes = vm_working_set_pages(vm) * WIRE_PAGE_BYTES,
-                              .rates = r->policy.rates,
-                              .terms = r->terms,
-                              .can_swap = can_swap,
-                              .excluded = excluded(vm, now_ns),
-                              .pending_bytes = own->pages * WIRE_PAGE_BYTES,
-                              .pending = own->state,
-                              .dry = r->policy.dry};
+    return (struct budget_vm){
+        .guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
+        .resident_bytes = r->usage.resident_bytes,
+        .reclaimable_bytes = r->usage.reclaimable_bytes,
+        .ineligible_bytes = r->usage.ineligible_bytes,
+        .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES + (can_swap ? vm->stats.pool_bytes : 0),
+        .working_set_bytes = policy_working_set(&r->policy, vm_working_set_pages(vm) * WIRE_PAGE_BYTES),
+        .rates = r->policy.rates,
+        .terms = r->terms,
+        .can_swap = can_swap,
+        .excluded = excluded(vm, now_ns),
+        .pending_bytes = own->pages * WIRE_PAGE_BYTES,
+        .pending = own->state,
+        .dry = r->policy.dry};
 }
 
 /* What the policy is to know. Only domains that have a budget are in it. */

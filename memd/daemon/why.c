@@ -191,7 +191,9 @@ static void put_price(struct text *text, const struct why_entry *e)
 {
     const struct budget_why *w = &e->why;
 
-    if (e->vm.working_set_bytes)
+    if (e->vm.dry)
+        put(text, "it has %.1f MiB, and a search has found nothing cold", mib(w->has_bytes));
+    else if (e->vm.working_set_bytes)
         put(text, "%.1f MiB of its %.1f are in use, with idle tax it is charged for %.1f",
             mib(e->vm.working_set_bytes), mib(w->has_bytes), w->taxed_bytes / (1 << 20));
     else

@@ -105,6 +105,7 @@ bench/common        memd/memd\.h|bench/common/.*\.h
 bench/dedup         memd/[a-z_]+\.h|bench/(common|dedup)/.*\.h|bench/memvm/mkimage/recipe\.h
 bench/qemu          bench/(common|qemu)/.*\.h
 bench/pager         memd/[a-z_]+\.h|bench/(common|pager)/.*\.h|bench/memvm/(mkimage/files|payload/page)\.h
+bench/policy-sim    memd/daemon/(budget|policy)\.h|bench/policy-sim/sim\.h
 docs/examples       memd/memd\.h
 LAYERS
     return $status

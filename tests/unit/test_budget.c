@@ -335,7 +335,7 @@ static void one_order_is_bounded(void **state)
     }
 }
 
-/* In soft a VM gives the less, the more of what has gone it needs back, and others give in its place. */
+/* In soft a VM gives the less, the more of what has gone it needs back; the others give their own part. */
 static void soft_backs_off(void **state)
 {
     struct budget_scope scope = scope_of(BUDGET_SOFT, 2 * GIB, 19 * GIB / 10);
@@ -353,7 +353,8 @@ static void soft_backs_off(void **state)
     vms[0].rates.packed_per_s = fine;
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, 0);
-    assert_near("the other one gives all", eased[1].target_bytes, vms[1].resident_bytes - 14 * GIB / 100);
+    assert_int_equal(eased[0].target_bytes, vms[0].resident_bytes);
+    assert_near("the other one does not give in its place", eased[1].target_bytes, plans[1].target_bytes);
     vms[0].rates = (struct budget_rates){.swapped_per_s = fine / BUDGET_SWAPPED_WEIGHT};
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, 0);
@@ -371,6 +372,59 @@ static void soft_backs_off(void **state)
     how.stall_percent = 0; /* not asked about */
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, plans[0].order.pages);
+}
+
+/* Who has the most for its shares is left alone for a while: in soft that is waited for, and a VM with more
+ * shares is not asked in its place. Where memory must come it is. */
+static void others_give_in_its_place_if_they_must(void **state)
+{
+    struct budget_vm vms[2] = {vm_of(GIB), vm_of(GIB)};
+    struct budget_scope scope = scope_of(BUDGET_SOFT, 2100 * MIB, 2048 * MIB);
+    struct budget_plan plans[2];
+    (void)state;
+
+    vms[0].terms.shares = 100; /* has too much for its shares, and nothing cold to be found */
+    vms[1].terms.shares = 1000;
+    for (int why = 0; why < 3; why++) {
+        vms[0].dry = why == 0 ? BUDGET_SOFT : BUDGET_HIGH;
+        vms[0].rates.packed_per_s = why == 1 ? 1e4 : 0;
+        vms[0].pending_bytes = why == 2 ? 32 * MIB : 0;
+        vms[0].pending = BUDGET_SOFT;
+        make_plans(&scope, &policy, 2, vms, plans);
+        assert_int_equal(plans[0].order.pages, 0);
+        assert_int_equal(plans[1].order.pages, 0);
+        assert_int_equal(plans[1].why.reason, BUDGET_PRICE);
+    }
+    vms[0].dry = BUDGET_LOW;
+    scope.state = BUDGET_HARD;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_int_equal(plans[0].order.pages, 0);
+    assert_true(plans[1].order.pages > 0);
+    vms[0].dry = BUDGET_HIGH;
+    vms[0].excluded = BUDGET_PAUSED; /* that may be for long: nothing is to be expected of it */
+    scope.state = BUDGET_SOFT;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_true(plans[1].order.pages > 0);
+}
+
+/* One of which a search has found nothing cold uses what it has, whatever samples said half a minute ago. */
+static void what_has_nothing_cold_is_not_idle(void **state)
+{
+    struct budget_vm vms[2] = {vm_of(GIB), vm_of(GIB)};
+    struct budget_scope scope = scope_of(BUDGET_HARD, 2100 * MIB, 2040 * MIB);
+    struct budget_plan plans[2];
+    (void)state;
+
+    vms[0].working_set_bytes = 16 * MIB;
+    vms[1].working_set_bytes = 256 * MIB;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_true(plans[0].order.pages > 0);
+    assert_int_equal(plans[1].order.pages, 0);
+    vms[0].dry = BUDGET_HARD; /* it could be taken anything of, but it pays for no idle memory now */
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_int_equal(plans[0].order.pages, 0);
+    assert_int_equal(plans[0].why.reason, BUDGET_PRICE);
+    assert_true(plans[1].order.pages > 0);
 }
 
 static void small_vms_may_need_some_pages_back(void **state)
@@ -526,6 +580,8 @@ int main(void)
         cmocka_unit_test(each_state_has_its_ways),
         cmocka_unit_test(one_order_is_bounded),
         cmocka_unit_test(soft_backs_off),
+        cmocka_unit_test(others_give_in_its_place_if_they_must),
+        cmocka_unit_test(what_has_nothing_cold_is_not_idle),
         cmocka_unit_test(small_vms_may_need_some_pages_back),
         cmocka_unit_test(hard_and_low_do_not_back_off),
         cmocka_unit_test(what_comes_home_is_allowed_for),

@@ -317,7 +317,7 @@ static void of_two_scopes_the_more_urgent_explains(void **state)
 
 static void measure(struct policy_vm *vm, uint64_t at_ns, uint64_t moved, bool at_it)
 {
-    policy_measure(vm, &(struct budget_faults){.at_ns = at_ns}, moved, at_it);
+    policy_measure(vm, &(struct policy_seen){.faults = {.at_ns = at_ns}, .moved = moved, .at_it = at_it});
 }
 
 static void too_little_is_remembered_for_a_while(void **state)
@@ -377,6 +377,29 @@ static void an_order_that_moves_nothing_is_not_counted_on(void **state)
     assert_false(policy_is_silent(&vm, t + 4 * POLICY_SILENT_NS + S));
     policy_answered(&vm, &(struct budget_order){.pages = 1}, 1, 0, t + 5 * POLICY_SILENT_NS);
     assert_false(policy_is_silent(&vm, t + 9 * POLICY_SILENT_NS));
+}
+
+/* What a VM brings home it uses, whether or not samples know of that yet. */
+static void what_came_home_is_in_use(void **state)
+{
+    static const struct {
+        uint64_t packed, swapped, periods, home; /* home: pages that count then */
+    } cases[] = {
+        {1000, 500, 3, 0}, /* before it was looked at */
+        {1010, 500, 3, 10}, {1010, 520, 3, 30}, {1010, 520, 4, 30}, {1015, 520, 4, 35},
+        {1015, 520, 5, 5},  {1015, 520, 6, 0},  {1020, 520, 6, 5},  {1, 0, 6, 5}, /* a new engine */
+        {3, 1, 6, 8},
+    };
+    struct policy_vm vm = {0};
+    (void)state;
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        policy_measure(&vm, &(struct policy_seen){.faults = {(i + 1) * S, cases[i].packed, cases[i].swapped},
+                                                  .periods = cases[i].periods});
+        if (policy_working_set(&vm, MIB) != MIB + cases[i].home * 4096)
+            fail_msg("case %zu: %llu", i, (unsigned long long)(policy_working_set(&vm, MIB) - MIB) / 4096);
+        assert_int_equal(policy_working_set(&vm, 0), 0); /* nothing is known: all of it is */
+    }
 }
 
 /* ---------------------------------------------------------------- the ring */
@@ -486,6 +509,7 @@ int main(void)
         TEST(of_two_scopes_the_more_urgent_explains),
         TEST(too_little_is_remembered_for_a_while),
         TEST(an_order_that_moves_nothing_is_not_counted_on),
+        TEST(what_came_home_is_in_use),
         TEST(alike_decisions_are_one_entry),
         TEST(the_oldest_goes_first),
         TEST(words_have_room),
