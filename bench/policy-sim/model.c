@@ -78,13 +78,13 @@ static void leave(struct sim_vm *vm, double pages)
 }
 
 /* What waits for a page does not ask for another: so many pages can be owed at a time. */
-static void use_memory(struct sim_vm *vm, const struct sim_device *device)
+static void use_memory(struct sim_vm *vm, const struct sim_device *device, double s)
 {
-    double most = vm->guest * GROW_PER_S * SIM_TICK_S, now = vm->hot + vm->owed_packed + vm->owed_swapped;
-    double at_once = device->faults_at_once * SIM_TICK_S * 1e6;
+    double most = vm->guest * GROW_PER_S * s, now = vm->hot + vm->owed_packed + vm->owed_swapped;
+    double at_once = device->faults_at_once * s * 1e6;
     double waits =
         vm->owed_packed * device->packed_us / at_once + vm->owed_swapped * device->swapped_us / at_once;
-    double replaced = now * vm->load.churn * SIM_TICK_S;
+    double replaced = now * vm->load.churn * s;
 
     if (replaced > 0) {
         leave(vm, replaced);
@@ -96,7 +96,7 @@ static void use_memory(struct sim_vm *vm, const struct sim_device *device)
         grow(vm, vm->want - now < most ? vm->want - now : most);
     else
         leave(vm, now - vm->want);
-    double cooled = vm->cooling * SIM_TICK_S / COOL_S;
+    double cooled = vm->cooling * s / COOL_S;
     vm->cooling -= cooled;
     vm->cold += cooled;
 }
@@ -114,13 +114,14 @@ static void note_wait(double waits[SIM_WAITS], double us, double pages)
 }
 
 /* Pages come home from one place, as fast as they can. */
-static double serve(struct sim_vm *vm, double *owed, double us, double most, double waits[SIM_WAITS])
+static double serve(struct sim_vm *vm, double *owed, double us, double most, double s,
+                    double waits[SIM_WAITS])
 {
     double served = *owed < most ? *owed : most;
 
     if (served <= 1e-9)
         return 0;
-    double behind_us = *owed > most ? (*owed - most) / most * SIM_TICK_S * 1e6 : 0;
+    double behind_us = *owed > most ? (*owed - most) / most * s * 1e6 : 0;
     note_wait(waits, us + behind_us, served);
     vm->lost_s += served * us * 1e-6;
     *owed -= served;
@@ -131,15 +132,15 @@ static double serve(struct sim_vm *vm, double *owed, double us, double most, dou
 static void fault(struct sim_vm *vm, const struct sim_device *device, struct sim_share *share,
                   double waits[SIM_WAITS])
 {
-    double at_once = device->faults_at_once * SIM_TICK_S * 1e6, most = at_once / device->swapped_us;
-    double stray_packed = vm->packed * SIM_TICK_S / STRAY_S,
-           stray_swapped = vm->swapped * SIM_TICK_S / STRAY_S;
+    double s = share->s, at_once = device->faults_at_once * s * 1e6, most = at_once / device->swapped_us;
+    double stray_packed = vm->packed * s / STRAY_S, stray_swapped = vm->swapped * s / STRAY_S;
 
     double shared = vm->owed_swapped * share->read_part;
     share->read_wanted += vm->owed_swapped;
-    vm->packed_faults += serve(vm, &vm->owed_packed, device->packed_us, at_once / device->packed_us, waits);
+    vm->packed_faults +=
+        serve(vm, &vm->owed_packed, device->packed_us, at_once / device->packed_us, s, waits);
     vm->swapped_faults +=
-        serve(vm, &vm->owed_swapped, device->swapped_us, most < shared ? most : shared, waits);
+        serve(vm, &vm->owed_swapped, device->swapped_us, most < shared ? most : shared, s, waits);
     vm->packed -= stray_packed;
     vm->swapped -= stray_swapped;
     vm->cooling += stray_packed + stray_swapped;
@@ -206,7 +207,7 @@ static double write_out(struct sim_vm *vm, double most)
 static void work(struct sim_vm *vm, const struct sim_device *device, struct sim_share *share, uint64_t now_ns)
 {
     const struct budget_order *o = &vm->order;
-    double most = device->pack_pages_per_s * SIM_TICK_S, taken = 0, written = 0;
+    double most = device->pack_pages_per_s * share->s, taken = 0, written = 0;
 
     if (!o->pages || vm->trouble || now_ns - vm->ordered_ns < o->park_ms * 1000000ull)
         return;
@@ -250,10 +251,15 @@ static void sample(struct sim_vm *vm, double now_s)
         vm->estimate = 1;
 }
 
+bool sim_vm_is_quiet(const struct sim_vm *vm)
+{
+    return !vm->order.pages && vm->owed_packed + vm->owed_swapped < 1 && fabs(vm->hot - vm->want) < 1;
+}
+
 void sim_vm_tick(struct sim_vm *vm, const struct sim_device *device, struct sim_share *share, uint64_t now_ns,
                  double waits[SIM_WAITS])
 {
-    use_memory(vm, device);
+    use_memory(vm, device, share->s);
     fault(vm, device, share, waits);
     work(vm, device, share, now_ns);
     sample(vm, (double)now_ns * 1e-9);

@@ -19,6 +19,7 @@
 #define LIMIT_S        60.0   /* it may be above that for so long */
 #define TARGET_SLACK   1e-6   /* of all memory, for rounding */
 #define TROUBLE_S      3600.0 /* between two of a VM */
+#define QUIET_TICKS    9      /* that a VM in which nothing goes on is left out */
 #define MEASURE_FROM   0.5    /* of the run: means are of what comes after */
 #define HEADROOM_BYTES 0
 
@@ -108,11 +109,18 @@ static void tick(struct run *run)
         if (!is_there(run, vm))
             continue;
         make_trouble(run, vm);
+        bool quiet = sim_vm_is_quiet(vm);
+        if (quiet && vm->skipped < QUIET_TICKS) {
+            vm->skipped++;
+            continue;
+        }
+        share.s = SIM_TICK_S * (quiet ? vm->skipped + 1 : 1);
+        vm->skipped = 0;
         double before = vm->packed_faults + vm->swapped_faults, taken = vm->taken;
         sim_vm_tick(vm, d, &share, run->now_ns, run->result->waits);
         run->result->moved_home += vm->packed_faults + vm->swapped_faults - before;
         run->result->reclaimed += vm->taken - taken;
-        run->result->vm_seconds += SIM_TICK_S;
+        run->result->vm_seconds += share.s;
         double reserved = (double)vm->terms.reservation_bytes / SIM_PAGE, has = sim_resident(vm);
         if (vm->taken > taken && has + 1 < reserved && has + 1 < vm->touched)
             violated(run, "%s was brought to %.0f of %.0f reserved pages", vm->name, has, reserved);

@@ -77,6 +77,7 @@ struct sim_vm {
     bool double_shares;
     double guest, ratio, swap_room; /* pages; of a packed page, what the pool takes */
 
+    unsigned skipped;                 /* ticks since it was looked at */
     double want;                      /* its working set */
     double touched;                   /* that it has ever used */
     double hot, cooling, cold;        /* resident; cooling: not known to be cold yet */
@@ -106,15 +107,18 @@ struct sim_vm {
 
 double sim_resident(const struct sim_vm *vm); /* pages */
 
-/* One tick: what it wants at `now_s`, faults, and its engine's work. The parts of what it wants that the
+/* `s` seconds of a VM: what it uses, faults, and its engine's work. The parts of what it wants that the
  * device has time for; and to be added to, what it wanted. `waits`: pages by how long they were waited for.
  */
 struct sim_share {
+    double s;
     double read_part, write_part;
     double read_wanted, write_wanted;
 };
 void sim_vm_tick(struct sim_vm *vm, const struct sim_device *device, struct sim_share *share, uint64_t now_ns,
                  double waits[SIM_WAITS]);
+/* Nothing goes on in it but its everyday work: it is looked at once a second. */
+bool sim_vm_is_quiet(const struct sim_vm *vm);
 struct budget_vm sim_vm_describe(const struct sim_vm *vm, uint64_t now_ns);
 void sim_vm_measure(struct sim_vm *vm, uint64_t now_ns);
 void sim_vm_order(struct sim_vm *vm, const struct budget_order *order, uint64_t now_ns);

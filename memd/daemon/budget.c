@@ -7,7 +7,8 @@
 
 #define PAGE_BYTES 4096u
 #define MIB        (1ull << 20)
-#define HALVINGS   64 /* of the range in which the price lies, at most: a double has no more bits */
+#define RATE_NONE  1e-3 /* pages a second that are as good as none */
+#define STEPS      192 /* to find the price, at most: every third halves the range, and a double has 53 bits */
 
 /* How fast each state may go: at most `part` of what a VM has in one order, or `least_bytes` if that is more;
  * and for how long a page is left for somebody to touch before it is packed. */
@@ -138,6 +139,11 @@ void budget_measure(struct budget_rates *rates, const struct budget_faults *befo
     if (now->at_ns <= before->at_ns || now->packed < before->packed || now->swapped < before->swapped)
         return;
     double s = (double)(now->at_ns - before->at_ns) * 1e-9;
+    if (now->packed == before->packed && now->swapped == before->swapped && rates->packed_per_s < RATE_NONE &&
+        rates->swapped_per_s < RATE_NONE && rates->home_per_s < RATE_NONE) {
+        *rates = (struct budget_rates){0};
+        return;
+    }
     measure(&rates->packed_per_s, (double)(now->packed - before->packed) / s, s);
     measure(&rates->swapped_per_s, (double)(now->swapped - before->swapped) / s, s);
     double home = (double)(now->packed - before->packed + now->swapped - before->swapped) / s;
@@ -237,10 +243,9 @@ static uint64_t floor_of(enum budget_reason spared, enum budget_state state, con
 /* The floor it has where the price is made. In soft there is time: one that is at an order, or is left alone
  * for a while, will give its part later, and the others are not asked for it. Where memory must come, they
  * are. */
-static uint64_t priced_floor(const struct budget_policy *policy, enum budget_state state,
-                             const struct budget_vm *vm)
+static uint64_t priced_floor(enum budget_reason spared, enum budget_state state, const struct budget_vm *vm)
 {
-    return state == BUDGET_SOFT ? least_of(state, vm) : floor_of(spared(policy, state, vm), state, vm);
+    return state == BUDGET_SOFT ? least_of(state, vm) : floor_of(spared, state, vm);
 }
 
 /* The most that one order may ask for. */
@@ -383,20 +388,34 @@ static double keeps(double tax, const struct budget_seller *of, double price)
     return clamp(pays <= active ? pays : active + (pays - active) * (1 - tax), of->floor, of->has);
 }
 
-/* The highest price of a share at which all members together keep no more than `bytes`, to the page. */
-static double find_price(double tax, size_t n, const bool *member, const struct budget_plan *plans,
-                         double high, double bytes)
+static double all_keep(double tax, size_t n, const bool *member, const struct budget_plan *plans,
+                       double price)
 {
-    double low = 0;
+    double all = 0;
 
-    for (unsigned step = 0; step < HALVINGS; step++) {
-        double price = low + (high - low) / 2, all = 0;
-        for (size_t i = 0; i < n; i++)
-            all += member[i] ? keeps(tax, &plans[i].seller, price) : 0;
-        if (all > bytes)
+    for (size_t i = 0; i < n; i++)
+        all += member[i] ? keeps(tax, &plans[i].seller, price) : 0;
+    return all;
+}
+
+/* The highest price of a share at which all members together keep no more than `bytes`, to the page. At
+ * `high` they keep `most`. What they keep grows with the price in straight pieces, so the line between two
+ * prices leads near to it; halves see to it that it comes nearer in any case. */
+static double find_price(double tax, size_t n, const bool *member, const struct budget_plan *plans,
+                         double high, double most, double bytes)
+{
+    double low = 0, least = all_keep(tax, n, member, plans, 0), aim = bytes - PAGE_BYTES / 2;
+
+    for (unsigned step = 0; step < STEPS && least < aim && high > low; step++) {
+        double part = step % 3 == 2 || most <= least ? 0.5 : clamp((aim - least) / (most - least), 0, 1);
+        double price = low + (high - low) * part, all = all_keep(tax, n, member, plans, price);
+        if (all > bytes) {
             high = price;
-        else
+            most = all;
+        } else {
             low = price;
+            least = all;
+        }
         if (all <= bytes && bytes - all < PAGE_BYTES)
             break;
     }
@@ -416,8 +435,10 @@ static double open_sale(const struct budget_scope *scope, const struct budget_po
         if (!member[i])
             continue;
         uint64_t bytes = has(scope->state, vm);
-        plans[i].seller = (struct budget_seller){
-            shares_of(vm), active_of(vm), (double)priced_floor(policy, scope->state, vm), (double)bytes};
+        enum budget_reason spares = spared(policy, scope->state, vm);
+        plans[i].seller =
+            (struct budget_seller){shares_of(vm), active_of(vm),
+                                   (double)priced_floor(spares, scope->state, vm), (double)bytes, spares};
         double price = charge(policy->tax, vm, (double)bytes) / plans[i].seller.shares;
         if (price > *ret_price)
             *ret_price = price;
@@ -438,20 +459,19 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
         return;
     double wanted = open_sale(scope, policy, n, vms, member, plans, &all, &price);
     if (wanted > 0)
-        price = find_price(policy->tax, n, member, plans, price, wanted < all ? all - wanted : 0);
+        price = find_price(policy->tax, n, member, plans, price, all, wanted < all ? all - wanted : 0);
     for (size_t i = 0; i < n; i++) {
         const struct budget_vm *vm = &vms[i];
         const struct budget_seller *of = &plans[i].seller;
         if (!member[i])
             continue;
-        enum budget_reason spares = spared(policy, scope->state, vm);
-        uint64_t bytes = (uint64_t)of->has, floor = floor_of(spares, scope->state, vm);
+        uint64_t bytes = (uint64_t)of->has, floor = floor_of(of->spared, scope->state, vm);
         uint64_t keep = wanted > 0 ? (uint64_t)keeps(policy->tax, of, price) : bytes;
         keep = keep < floor ? floor : keep;
         if (keep < plans[i].target_bytes)
             plans[i].target_bytes = keep;
         struct budget_order order = order_for(policy, scope->state, vm, less(bytes, keep));
-        enum budget_reason why = outcome(spares, less(bytes, keep), &order);
+        enum budget_reason why = outcome(of->spared, less(bytes, keep), &order);
         if (why == BUDGET_PRICE && wanted <= 0)
             why = BUDGET_ENOUGH;
         settle(&plans[i], &order,

@@ -187,6 +187,7 @@ struct budget_plan {
     struct budget_why why;
     struct budget_seller { /* of budget_plan() */
         double shares, active, floor, has;
+        enum budget_reason spared;
     } seller;
 };
 
