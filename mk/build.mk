@@ -18,8 +18,9 @@ SRC_dedup := $(wildcard bench/dedup/*.c)
 SRC_guests := $(wildcard bench/qemu/*.c)
 SRC_pager := $(wildcard bench/pager/*.c)
 SRC_inflate := $(wildcard bench/balloon/*.c)
+SRC_policysim := $(wildcard bench/policy-sim/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine balloon backends common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate
+COMPONENTS := engine balloon backends common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate policysim
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -123,6 +124,7 @@ $(eval $(call program,$(B)/bench/dedup,dedup,$(AR_benchmark) $(AR_mkimage) $(B)/
 $(eval $(call program,$(B)/bench/qemu,guests,$(AR_benchmark),))
 $(eval $(call program,$(B)/bench/pager,pager,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/bench/balloon,inflate,$(AR_benchmark) $(B)/libmemd.a,engine))
+$(eval $(call program,$(B)/bench/policy-sim,policysim,$(AR_daemon),daemon))
 
 # not with the archive: there are the hooks
 PROGRAMS += $(B)/memd-run

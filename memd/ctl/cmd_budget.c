@@ -32,8 +32,12 @@ static void print_host(struct ctl *ctl, const json_t *budget)
         fprintf(ctl->out, "swap files: %s of %s a day may be written\n",
                 ctl_size(used, ctl_get_int(budget, "swap_writes_left_bytes")),
                 ctl_size(budget_text, ctl_get_int(budget, "swap_writes_bytes")));
+    if (ctl_get_bool(budget, "dry_run"))
+        fprintf(ctl->out, "%sdry run: nothing is ordered to keep it%s\n", ctl_colour_on(ctl, CTL_YELLOW),
+                ctl_colour_off(ctl, CTL_YELLOW));
     if (ctl_get_bool(budget, "alarm"))
-        fprintf(ctl->out, "%salarm: no new VM is let in where memory is low%s\n", ctl_colour_on(ctl, CTL_RED),
+        fprintf(ctl->out, "%salarm: %s%s\n", ctl_colour_on(ctl, CTL_RED),
+                ctl_get_bool(budget, "dry_run") ? "memory is low" : "no new VM is let in where memory is low",
                 ctl_colour_off(ctl, CTL_RED));
 }
 
@@ -141,11 +145,27 @@ static int parse_size(const char *text, uint64_t *ret_bytes)
     return ctl_parse_size(text, ret_bytes) || *ret_bytes > INT64_MAX ? -1 : 0;
 }
 
+static enum ctl_result set_dry_run(struct ctl *ctl)
+{
+    bool on = !strcmp(ctl->dry_run, "on");
+
+    if (ctl->nargs || ctl->domain || ctl->json) {
+        ctl_error(ctl, "--dry-run goes with nothing else; see memctl --help");
+        return CTL_USAGE;
+    }
+    enum ctl_result result = post(ctl, "/v1/budget", json_pack("{s:b}", "dry_run", on));
+    if (!result)
+        fprintf(ctl->out, "dry run: %s\n", ctl->dry_run);
+    return result;
+}
+
 enum ctl_result ctl_budget(struct ctl *ctl)
 {
     char text[CTL_SIZE_BYTES];
     uint64_t bytes = 0;
 
+    if (ctl->dry_run)
+        return set_dry_run(ctl);
     if (!ctl->nargs && !ctl->domain)
         return show(ctl);
     if (!ctl->nargs) {

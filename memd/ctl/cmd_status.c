@@ -30,9 +30,14 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
                 "waiting for %" PRId64 " engine(s) of an earlier daemon; no frame is freed before\n",
                 awaited);
     snprintf(warning, sizeof warning, "%s", ctl_get_text(status, "warning"));
-    if (ctl_get_bool(json_object_get(status, "budget"), "alarm"))
-        fprintf(ctl->out, "%salarm: memory is low; no new VM is let in (memctl budget)%s\n",
-                ctl_colour_on(ctl, CTL_RED), ctl_colour_off(ctl, CTL_RED));
+    const json_t *budget = json_object_get(status, "budget");
+    bool dry_run = ctl_get_bool(budget, "dry_run");
+    if (dry_run)
+        fprintf(ctl->out, "%sdry run: nothing is ordered to keep memory budgets (memctl why)%s\n",
+                ctl_colour_on(ctl, CTL_YELLOW), ctl_colour_off(ctl, CTL_YELLOW));
+    if (ctl_get_bool(budget, "alarm"))
+        fprintf(ctl->out, "%salarm: memory is low%s (memctl budget)%s\n", ctl_colour_on(ctl, CTL_RED),
+                dry_run ? "" : "; no new VM is let in", ctl_colour_off(ctl, CTL_RED));
     if (*warning)
         fprintf(ctl->out, "%swarning: %s%s\n", ctl_colour_on(ctl, CTL_RED), ctl_printable(warning),
                 ctl_colour_off(ctl, CTL_RED));

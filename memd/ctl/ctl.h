@@ -33,6 +33,7 @@ struct ctl {
     const char *domain;           /* budget; NULL: the host's */
     bool wait;                    /* balloon set */
     int64_t min_bytes, max_bytes; /* balloon limits; -1: not said */
+    const char *dry_run;          /* budget; "on", "off"; NULL: not named */
     const char *proc_root, *sys_root, *dev_root;
     /* arguments after the command's words */
     int nargs;
@@ -57,6 +58,7 @@ enum ctl_result ctl_vm_show(struct ctl *ctl);
 enum ctl_result ctl_vm_set(struct ctl *ctl);
 enum ctl_result ctl_working_set(struct ctl *ctl);
 enum ctl_result ctl_budget(struct ctl *ctl);
+enum ctl_result ctl_why(struct ctl *ctl);
 enum ctl_result ctl_merge_on(struct ctl *ctl);
 enum ctl_result ctl_merge_off(struct ctl *ctl);
 enum ctl_result ctl_unmerge(struct ctl *ctl);

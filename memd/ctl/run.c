@@ -27,6 +27,7 @@ enum {
     OPT_WAIT = 1 << 11,
     OPT_MIN = 1 << 12,
     OPT_MAX = 1 << 13,
+    OPT_DRY_RUN = 1 << 14,
     /* taken by every command */
     OPT_RUN_DIR = 1 << 6,
     OPT_HELP = 1 << 7,
@@ -50,6 +51,7 @@ static const struct {
     {"wait", NULL, "wait until the guest has got there", OPT_WAIT},
     {"min", "SIZE", "leave the guest no less than this; 0: a floor by its RAM", OPT_MIN},
     {"max", "SIZE", "and no more than this; 0: all of its RAM", OPT_MAX},
+    {"dry-run", "on|off", "decide who gives memory back, and order nothing", OPT_DRY_RUN},
     {"proc", "DIR", "look here instead of /proc", OPT_PROC},
     {"sys", "DIR", "look here instead of /sys", OPT_SYS},
     {"dev", "DIR", "look here instead of /dev", OPT_DEV},
@@ -84,11 +86,18 @@ static const struct command {
      "and pinned pages and such written since they were merged; merged pages. WRITTEN is what the last "
      "round\n"
      "saw written. IDLE is what of SAMPLED is not touched for so long."},
-    {"budget", NULL, "[SIZE|off]", 0, 1, OPT_JSON | OPT_DOMAIN, ctl_budget,
+    {"budget", NULL, "[SIZE|off]", 0, 1, OPT_JSON | OPT_DOMAIN | OPT_DRY_RUN, ctl_budget,
      "show or set what VMs and memd may take of RAM",
-     "Refused if it is less than VMs have reserved. Counts over restarts of memd, until it starts without "
-     "VMs;\n"
-     "the configuration says it for good."},
+     "Refused if it is less than VMs have reserved. --dry-run on: who is to give memory back is decided, "
+     "and\n"
+     "shown by `memctl why`, but nothing is ordered and no VM refused. Both count over restarts of memd, "
+     "until "
+     "it\n"
+     "starts without VMs; the configuration says it for good."},
+    {"why", NULL, "VM", 1, 1, OPT_JSON, ctl_why, "why memory was taken from a VM, or was not",
+     "The last decisions, each with the rule that made it, the state of the budget it was made for, and "
+     "what\n"
+     "was known of the VM. Looks that decide alike are one entry."},
     {"merge", "on", "[VM]", 0, 1, 0, ctl_merge_on, "start merging, of one VM or of all",
      "Also lets an unmerged VM merge again."},
     {"merge", "off", "[VM]", 0, 1, 0, ctl_merge_off, "stop merging, of one VM or of all",
@@ -271,6 +280,11 @@ static enum ctl_result option_set(struct ctl *ctl, unsigned bit, const char *val
         return limit_set(ctl, "min", value, &ctl->min_bytes);
     case OPT_MAX:
         return limit_set(ctl, "max", value, &ctl->max_bytes);
+    case OPT_DRY_RUN:
+        if (strcmp(value, "on") && strcmp(value, "off"))
+            return usage_error(ctl, "--dry-run: '%.40s' is neither on nor off", value);
+        ctl->dry_run = value;
+        break;
     case OPT_PROC:
         ctl->proc_root = value;
         break;

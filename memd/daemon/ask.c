@@ -160,6 +160,17 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes, char 
     return err;
 }
 
+static int do_dry_run(struct core *core, void *arg)
+{
+    terms_set_dry_run(core, *(const bool *)arg);
+    return 0;
+}
+
+int core_dry_run_set(struct core *core, bool on)
+{
+    return calls_ask(&core->calls, do_dry_run, &on, sizeof on, NULL);
+}
+
 struct terms_call {
     char vm[CORE_NAME_BYTES];
     unsigned which;
@@ -183,6 +194,33 @@ int core_vm_set(struct core *core, const char *vm, unsigned terms, const struct 
     if (!err)
         *ret_terms = call.terms;
     snprintf(ret_reason, CORE_REASON_BYTES, "%s", call.reason);
+    return err;
+}
+
+struct why_call {
+    char vm[CORE_NAME_BYTES];
+    struct core_why *why;
+};
+
+static int do_why(struct core *core, void *arg)
+{
+    struct why_call *call = arg;
+    return reclaim_explain(core, call->vm, &call->why);
+}
+
+static void drop_why(void *arg)
+{
+    free(((struct why_call *)arg)->why);
+}
+
+int core_why_take(struct core *core, const char *vm, struct core_why **ret_why)
+{
+    struct why_call call = {0};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm);
+    int err = calls_ask(&core->calls, do_why, &call, sizeof call, drop_why);
+    if (!err)
+        *ret_why = call.why;
     return err;
 }
 

@@ -7,7 +7,8 @@
 
 #define PAGE_BYTES 4096u
 #define MIB        (1ull << 20)
-#define HALVINGS   64 /* of the range in which the price lies: a double has no more bits */
+#define RATE_NONE  1e-3 /* pages a second that are as good as none */
+#define STEPS      192 /* to find the price, at most: every third halves the range, and a double has 53 bits */
 
 /* How fast each state may go: at most `part` of what a VM has in one order, or `least_bytes` if that is more;
  * and for how long a page is left for somebody to touch before it is packed. */
@@ -29,6 +30,32 @@ const char *budget_state_name(enum budget_state state)
 
     static_assert(sizeof names / sizeof names[0] == BUDGET_STATES, "a name for each state");
     return names[state];
+}
+
+const char *budget_excluded_name(enum budget_excluded excluded)
+{
+    static const char *const names[] = {"no", "job", "lost", "joining", "paused", "closing", "silent"};
+
+    static_assert(sizeof names / sizeof names[0] == BUDGET_EXCLUDED_COUNT, "a name for each reason");
+    return names[excluded];
+}
+
+const char *budget_by_name(enum budget_by by)
+{
+    static const char *const names[] = {"limit", "domain", "host"};
+
+    static_assert(sizeof names / sizeof names[0] == BUDGET_BYS, "a name for each");
+    return names[by];
+}
+
+const char *budget_reason_name(enum budget_reason reason)
+{
+    static const char *const names[] = {"unasked",      "enough", "excluded", "at-it",  "ineligible",
+                                        "nothing-left", "dry",    "refaults", "stalls", "reserved",
+                                        "price",        "small",  "ordered"};
+
+    static_assert(sizeof names / sizeof names[0] == BUDGET_REASONS, "a name for each reason");
+    return names[reason];
 }
 
 static double clamp(double value, double min, double max)
@@ -112,10 +139,23 @@ void budget_measure(struct budget_rates *rates, const struct budget_faults *befo
     if (now->at_ns <= before->at_ns || now->packed < before->packed || now->swapped < before->swapped)
         return;
     double s = (double)(now->at_ns - before->at_ns) * 1e-9;
+    if (now->packed == before->packed && now->swapped == before->swapped && rates->packed_per_s < RATE_NONE &&
+        rates->swapped_per_s < RATE_NONE && rates->home_per_s < RATE_NONE) {
+        *rates = (struct budget_rates){0};
+        return;
+    }
     measure(&rates->packed_per_s, (double)(now->packed - before->packed) / s, s);
     measure(&rates->swapped_per_s, (double)(now->swapped - before->swapped) / s, s);
     double home = (double)(now->packed - before->packed + now->swapped - before->swapped) / s;
     rates->home_per_s += (home - rates->home_per_s) * (1 - exp(-s / BUDGET_HOME_TAU_S));
+}
+
+/* The part the host's waiting has in it. */
+static double stall_ease(const struct budget_policy *policy)
+{
+    double stall = policy->stall_some > 2 * policy->stall_full ? policy->stall_some : 2 * policy->stall_full;
+
+    return policy->stall_percent > 0 ? clamp(1 - stall / policy->stall_percent, 0, 1) : 1;
 }
 
 double budget_ease(const struct budget_policy *policy, const struct budget_vm *vm)
@@ -123,12 +163,9 @@ double budget_ease(const struct budget_policy *policy, const struct budget_vm *v
     uint64_t base = vm->working_set_bytes ? vm->working_set_bytes : vm->resident_bytes;
     double fine = (double)(base / PAGE_BYTES) * policy->refault_percent / 100 / 60;
     double faults = vm->rates.packed_per_s + BUDGET_SWAPPED_WEIGHT * vm->rates.swapped_per_s;
-    double stall = policy->stall_some > 2 * policy->stall_full ? policy->stall_some : 2 * policy->stall_full;
     double ease = 1 - faults / (fine > BUDGET_REFAULTS_FLOOR ? fine : BUDGET_REFAULTS_FLOOR);
 
-    if (policy->stall_percent > 0)
-        ease = clamp(ease, 0, 1) * clamp(1 - stall / policy->stall_percent, 0, 1);
-    return clamp(ease, 0, 1);
+    return clamp(ease, 0, 1) * stall_ease(policy);
 }
 
 /* ---------------------------------------------------------------- one VM */
@@ -151,7 +188,7 @@ static enum budget_state depth_of(enum budget_state state, const struct budget_v
 /* It is at an order that is urgent enough. */
 static bool is_at_it(enum budget_state state, const struct budget_vm *vm)
 {
-    return vm->pending_bytes && vm->pending >= state;
+    return !vm->excluded && vm->pending_bytes && vm->pending >= state;
 }
 
 /* What it will have when it is through with what it is at. */
@@ -160,33 +197,79 @@ static uint64_t has(enum budget_state state, const struct budget_vm *vm)
     return is_at_it(state, vm) ? less(vm->resident_bytes, vm->pending_bytes) : vm->resident_bytes;
 }
 
-/* What it cannot be brought below now. */
-static uint64_t floor_of(const struct budget_policy *policy, enum budget_state state,
-                         const struct budget_vm *vm)
+/* Its reservation, and what leaves besides. */
+static uint64_t reserved(const struct budget_vm *vm)
 {
-    uint64_t bytes = has(state, vm), least = less(vm->resident_bytes, vm->reclaimable_bytes);
+    return vm->terms.reservation_bytes ? vm->terms.reservation_bytes + vm->loose_bytes : 0;
+}
 
-    if (state >= BUDGET_HARD && may_swap(vm))
-        least = less(least, vm->merged_bytes);
+/* What may leave RAM; its part of frames only for the swap file. */
+static uint64_t may_leave(enum budget_state state, const struct budget_vm *vm)
+{
+    return vm->reclaimable_bytes + (state >= BUDGET_HARD && may_swap(vm) ? vm->merged_bytes : 0);
+}
 
-    if (vm->busy || is_at_it(state, vm) || !depth_of(state, vm) ||
-        (state == BUDGET_SOFT && budget_ease(policy, vm) <= 0))
+/* Why nothing can be asked of it in this state; BUDGET_ORDERED: it can. */
+static enum budget_reason spared(const struct budget_policy *policy, enum budget_state state,
+                                 const struct budget_vm *vm)
+{
+    if (vm->excluded)
+        return BUDGET_EXCLUDED;
+    if (is_at_it(state, vm))
+        return BUDGET_AT_IT;
+    if (!may_leave(state, vm))
+        return vm->ineligible_bytes ? BUDGET_INELIGIBLE : BUDGET_NOTHING_LEFT;
+    if (!depth_of(state, vm))
+        return BUDGET_DRY;
+    if (reserved(vm) && vm->resident_bytes <= reserved(vm))
+        return BUDGET_RESERVED;
+    if (state == BUDGET_SOFT && budget_ease(policy, vm) <= 0)
+        return stall_ease(policy) <= 0 ? BUDGET_STALLS : BUDGET_REFAULTS;
+    return BUDGET_ORDERED;
+}
+
+/* What it cannot be brought below. */
+static uint64_t least_of(enum budget_state state, const struct budget_vm *vm)
+{
+    uint64_t bytes = has(state, vm), least = less(vm->resident_bytes, may_leave(state, vm));
+
+    if (vm->excluded)
         return bytes;
-    if (vm->terms.reservation_bytes && least < vm->terms.reservation_bytes + vm->loose_bytes)
-        least = vm->terms.reservation_bytes + vm->loose_bytes;
+    if (least < reserved(vm))
+        least = reserved(vm);
     return least < bytes ? least : bytes;
 }
 
-static struct budget_order order_for(const struct budget_policy *policy, enum budget_state state,
-                                     const struct budget_vm *vm, uint64_t bytes)
+/* What it cannot be brought below now. */
+static uint64_t floor_of(enum budget_reason spared, enum budget_state state, const struct budget_vm *vm)
+{
+    return spared == BUDGET_ORDERED ? least_of(state, vm) : has(state, vm);
+}
+
+/* The floor it has where the price is made. In soft there is time: one that is at an order, or is left alone
+ * for a while, will give its part later, and the others are not asked for it. Where memory must come, they
+ * are. */
+static uint64_t priced_floor(enum budget_reason spared, enum budget_state state, const struct budget_vm *vm)
+{
+    return state == BUDGET_SOFT ? least_of(state, vm) : floor_of(spared, state, vm);
+}
+
+/* The most that one order may ask for. */
+static double step_of(const struct budget_policy *policy, enum budget_state state, const struct budget_vm *vm)
 {
     const struct pace *pace = &paces[state];
     double step = (double)vm->resident_bytes * pace->part;
 
     if (step < (double)pace->least_bytes)
         step = (double)pace->least_bytes;
-    if (state == BUDGET_SOFT)
-        step *= budget_ease(policy, vm);
+    return state == BUDGET_SOFT ? step * budget_ease(policy, vm) : step;
+}
+
+static struct budget_order order_for(const struct budget_policy *policy, enum budget_state state,
+                                     const struct budget_vm *vm, uint64_t bytes)
+{
+    const struct pace *pace = &paces[state];
+    double step = step_of(policy, state, vm);
     uint64_t pages = (bytes < (uint64_t)step ? bytes : (uint64_t)step) / PAGE_BYTES;
     enum budget_state depth = depth_of(state, vm);
     if (pages < BUDGET_ORDER_LEAST || !depth)
@@ -205,32 +288,6 @@ static double comes_home(const struct budget_policy *policy, const struct budget
     return vm->rates.home_per_s * policy->look_s * PAGE_BYTES;
 }
 
-/* For one that is above its limit. */
-static struct budget_order order_to_limit(const struct budget_policy *policy, const struct budget_vm *vm)
-{
-    uint64_t limit = vm->terms.limit_bytes;
-    bool far = vm->resident_bytes - limit > limit / BUDGET_LIMIT_FAR;
-    enum budget_state state = far ? BUDGET_LOW : BUDGET_HARD;
-    uint64_t bytes = has(state, vm), least = floor_of(policy, state, vm);
-    uint64_t keep = less(limit, (uint64_t)comes_home(policy, vm));
-
-    return order_for(policy, state, vm, less(bytes, least > keep ? least : keep));
-}
-
-void budget_plan_limits(const struct budget_policy *policy, size_t n, const struct budget_vm *vms,
-                        struct budget_plan *ret_plans)
-{
-    for (size_t i = 0; i < n; i++) {
-        ret_plans[i] = (struct budget_plan){.target_bytes = vms[i].resident_bytes};
-        if (!vms[i].terms.limit_bytes || vms[i].resident_bytes <= vms[i].terms.limit_bytes)
-            continue;
-        ret_plans[i].target_bytes = vms[i].terms.limit_bytes;
-        ret_plans[i].order = order_to_limit(policy, &vms[i]);
-    }
-}
-
-/* ---------------------------------------------------------------- all of them */
-
 static double shares_of(const struct budget_vm *vm)
 {
     double shares = vm->terms.shares;
@@ -240,60 +297,19 @@ static double shares_of(const struct budget_vm *vm)
     return shares < 1 ? 1 : shares;
 }
 
+/* What it uses; below 0: all it has. A search that has found nothing cold knows better than samples do, which
+ * are of half a minute ago. */
+static double active_of(const struct budget_vm *vm)
+{
+    return vm->working_set_bytes && !vm->dry ? (double)vm->working_set_bytes : -1;
+}
+
 /* What a VM is charged for `bytes`: what is idle of them costs k times as much. */
 static double charge(double tax, const struct budget_vm *vm, double bytes)
 {
-    double active = vm->working_set_bytes ? (double)vm->working_set_bytes : bytes;
+    double active = active_of(vm) >= 0 ? active_of(vm) : bytes;
 
     return bytes <= active ? bytes : active + (bytes - active) / (1 - tax);
-}
-
-/* What a VM may keep where a share is worth `price`: the other way round. */
-static double affords(double tax, const struct budget_vm *vm, double price)
-{
-    double pays = shares_of(vm) * price,
-           active = vm->working_set_bytes ? (double)vm->working_set_bytes : pays;
-
-    return pays <= active ? pays : active + (pays - active) * (1 - tax);
-}
-
-struct sale {
-    const struct budget_policy *policy;
-    enum budget_state state;
-    size_t n;
-    const struct budget_vm *vms;
-    const bool *member;
-};
-
-static double keeps(const struct sale *sale, size_t i, double price)
-{
-    const struct budget_vm *vm = &sale->vms[i];
-
-    return clamp(affords(sale->policy->tax, vm, price), (double)floor_of(sale->policy, sale->state, vm),
-                 (double)has(sale->state, vm));
-}
-
-/* The highest price of a share at which all together keep no more than `bytes`. */
-static double find_price(const struct sale *sale, double bytes)
-{
-    double low = 0, high = 0;
-
-    for (size_t i = 0; i < sale->n; i++) {
-        const struct budget_vm *vm = &sale->vms[i];
-        double price = charge(sale->policy->tax, vm, (double)has(sale->state, vm)) / shares_of(vm);
-        if (sale->member[i] && price > high)
-            high = price;
-    }
-    for (unsigned step = 0; step < HALVINGS; step++) {
-        double price = low + (high - low) / 2, all = 0;
-        for (size_t i = 0; i < sale->n; i++)
-            all += sale->member[i] ? keeps(sale, i, price) : 0;
-        if (all > bytes)
-            high = price;
-        else
-            low = price;
-    }
-    return low;
 }
 
 static bool is_more(const struct budget_order *a, const struct budget_order *b)
@@ -301,31 +317,182 @@ static bool is_more(const struct budget_order *a, const struct budget_order *b)
     return a->state != b->state ? a->state > b->state : a->pages > b->pages;
 }
 
-void budget_plan(const struct budget_scope *scope, const struct budget_policy *policy, size_t n,
-                 const struct budget_vm *vms, const bool *member, struct budget_plan *plans)
+/* What became of it, where `bytes` are more than it may keep. */
+static enum budget_reason outcome(enum budget_reason spared, uint64_t bytes, const struct budget_order *order)
 {
-    const struct sale sale = {policy, scope->state, n, vms, member};
-    double wanted = (double)budget_excess(scope), all = 0;
+    if (order->pages)
+        return BUDGET_ORDERED;
+    if (spared != BUDGET_ORDERED)
+        return spared;
+    return bytes ? BUDGET_SMALL : BUDGET_PRICE;
+}
 
+/* Of what two scopes decided, one counts. */
+static void settle(struct budget_plan *plan, const struct budget_order *order, const struct budget_why *why)
+{
+    bool more = order->pages && is_more(order, &plan->order);
+
+    if (more)
+        plan->order = *order;
+    if (more || (!plan->order.pages && why->state > plan->why.state))
+        plan->why = *why;
+}
+
+/* ---------------------------------------------------------------- limits */
+
+static void plan_limit(const struct budget_policy *policy, const struct budget_vm *vm,
+                       struct budget_plan *plan)
+{
+    uint64_t limit = vm->terms.limit_bytes;
+    bool far = vm->resident_bytes - limit > limit / BUDGET_LIMIT_FAR;
+    enum budget_state state = far ? BUDGET_LOW : BUDGET_HARD;
+    enum budget_reason why = spared(policy, state, vm);
+    uint64_t bytes = has(state, vm), least = floor_of(why, state, vm);
+    uint64_t keep = less(limit, (uint64_t)comes_home(policy, vm));
+    uint64_t wanted = less(bytes, keep), gives = less(bytes, least > keep ? least : keep);
+    struct budget_order order = order_for(policy, state, vm, gives);
+
+    settle(plan, &order,
+           &(struct budget_why){.by = BUDGET_BY_LIMIT,
+                                .reason = outcome(why, gives, &order),
+                                .state = state,
+                                .budget_bytes = limit,
+                                .charged_bytes = vm->resident_bytes,
+                                .wanted_bytes = wanted,
+                                .has_bytes = bytes,
+                                .floor_bytes = least,
+                                .shares = shares_of(vm),
+                                .taxed_bytes = charge(policy->tax, vm, (double)bytes),
+                                .ease = 1,
+                                .paced = gives / PAGE_BYTES > order.pages});
+}
+
+void budget_plan_limits(const struct budget_policy *policy, size_t n, const struct budget_vm *vms,
+                        struct budget_plan *ret_plans)
+{
     for (size_t i = 0; i < n; i++) {
-        uint64_t bytes = member[i] ? has(scope->state, &vms[i]) : 0;
-        all += (double)bytes;
-        if (member[i]) /* is on its way */
-            wanted -= (double)(vms[i].resident_bytes - bytes);
-        if (member[i] && scope->state >= BUDGET_HARD)
-            wanted += comes_home(policy, &vms[i]);
+        ret_plans[i] = (struct budget_plan){.target_bytes = vms[i].resident_bytes,
+                                            .why = {.by = BUDGET_BY_HOST,
+                                                    .reason = BUDGET_UNASKED,
+                                                    .has_bytes = vms[i].resident_bytes,
+                                                    .shares = shares_of(&vms[i]),
+                                                    .ease = 1}};
+        if (!vms[i].terms.limit_bytes || vms[i].resident_bytes <= vms[i].terms.limit_bytes)
+            continue;
+        ret_plans[i].target_bytes = vms[i].terms.limit_bytes;
+        plan_limit(policy, &vms[i], &ret_plans[i]);
     }
-    if (wanted <= 0 || scope->state == BUDGET_HIGH)
-        return;
-    double price = find_price(&sale, wanted < all ? all - wanted : 0);
+}
+
+/* ---------------------------------------------------------------- all of them */
+
+/* What a VM may keep where a share is worth `price`: charge() the other way round. */
+static double keeps(double tax, const struct budget_seller *of, double price)
+{
+    double pays = of->shares * price, active = of->active >= 0 ? of->active : pays;
+
+    return clamp(pays <= active ? pays : active + (pays - active) * (1 - tax), of->floor, of->has);
+}
+
+static double all_keep(double tax, size_t n, const bool *member, const struct budget_plan *plans,
+                       double price)
+{
+    double all = 0;
+
+    for (size_t i = 0; i < n; i++)
+        all += member[i] ? keeps(tax, &plans[i].seller, price) : 0;
+    return all;
+}
+
+/* The highest price of a share at which all members together keep no more than `bytes`, to the page. At
+ * `high` they keep `most`. What they keep grows with the price in straight pieces, so the line between two
+ * prices leads near to it; halves see to it that it comes nearer in any case. */
+static double find_price(double tax, size_t n, const bool *member, const struct budget_plan *plans,
+                         double high, double most, double bytes)
+{
+    double low = 0, least = all_keep(tax, n, member, plans, 0), aim = bytes - PAGE_BYTES / 2;
+
+    for (unsigned step = 0; step < STEPS && least < aim && high > low; step++) {
+        double part = step % 3 == 2 || most <= least ? 0.5 : clamp((aim - least) / (most - least), 0, 1);
+        double price = low + (high - low) * part, all = all_keep(tax, n, member, plans, price);
+        if (all > bytes) {
+            high = price;
+            most = all;
+        } else {
+            low = price;
+            least = all;
+        }
+        if (all <= bytes && bytes - all < PAGE_BYTES)
+            break;
+    }
+    return low;
+}
+
+/* What can be had of each. Returns what is wanted of all, besides what is under way. */
+static double open_sale(const struct budget_scope *scope, const struct budget_policy *policy, size_t n,
+                        const struct budget_vm *vms, const bool *member, struct budget_plan *plans,
+                        double *ret_all, double *ret_price)
+{
+    double wanted = (double)budget_excess(scope);
+
+    *ret_all = *ret_price = 0;
     for (size_t i = 0; i < n; i++) {
+        const struct budget_vm *vm = &vms[i];
         if (!member[i])
             continue;
-        uint64_t keep = (uint64_t)keeps(&sale, i, price), bytes = has(scope->state, &vms[i]);
+        uint64_t bytes = has(scope->state, vm);
+        enum budget_reason spares = spared(policy, scope->state, vm);
+        plans[i].seller =
+            (struct budget_seller){shares_of(vm), active_of(vm),
+                                   (double)priced_floor(spares, scope->state, vm), (double)bytes, spares};
+        double price = charge(policy->tax, vm, (double)bytes) / plans[i].seller.shares;
+        if (price > *ret_price)
+            *ret_price = price;
+        *ret_all += (double)bytes;
+        wanted -= (double)(vm->resident_bytes - bytes); /* is on its way */
+        if (scope->state >= BUDGET_HARD)
+            wanted += comes_home(policy, vm);
+    }
+    return wanted > 0 ? wanted : 0;
+}
+
+void budget_plan(const struct budget_scope *scope, enum budget_by by, const struct budget_policy *policy,
+                 size_t n, const struct budget_vm *vms, const bool *member, struct budget_plan *plans)
+{
+    double all, price;
+
+    if (scope->state == BUDGET_HIGH)
+        return;
+    double wanted = open_sale(scope, policy, n, vms, member, plans, &all, &price);
+    if (wanted > 0)
+        price = find_price(policy->tax, n, member, plans, price, all, wanted < all ? all - wanted : 0);
+    for (size_t i = 0; i < n; i++) {
+        const struct budget_vm *vm = &vms[i];
+        const struct budget_seller *of = &plans[i].seller;
+        if (!member[i])
+            continue;
+        uint64_t bytes = (uint64_t)of->has, floor = floor_of(of->spared, scope->state, vm);
+        uint64_t keep = wanted > 0 ? (uint64_t)keeps(policy->tax, of, price) : bytes;
+        keep = keep < floor ? floor : keep;
         if (keep < plans[i].target_bytes)
             plans[i].target_bytes = keep;
-        struct budget_order order = order_for(policy, scope->state, &vms[i], less(bytes, keep));
-        if (order.pages && is_more(&order, &plans[i].order))
-            plans[i].order = order;
+        struct budget_order order = order_for(policy, scope->state, vm, less(bytes, keep));
+        enum budget_reason why = outcome(of->spared, less(bytes, keep), &order);
+        if (why == BUDGET_PRICE && wanted <= 0)
+            why = BUDGET_ENOUGH;
+        settle(&plans[i], &order,
+               &(struct budget_why){.by = by,
+                                    .reason = why,
+                                    .state = scope->state,
+                                    .budget_bytes = scope->budget_bytes,
+                                    .charged_bytes = scope->used_bytes + scope->headroom_bytes,
+                                    .wanted_bytes = (uint64_t)wanted,
+                                    .has_bytes = bytes,
+                                    .floor_bytes = floor,
+                                    .shares = of->shares,
+                                    .taxed_bytes = charge(policy->tax, vm, of->has),
+                                    .price = price,
+                                    .ease = budget_ease(policy, vm),
+                                    .paced = less(bytes, keep) / PAGE_BYTES > order.pages});
     }
 }

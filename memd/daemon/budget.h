@@ -25,7 +25,8 @@
  *     rho = S / (P * (f + k * (1 - f))),   k = 1 / (1 - tau)
  *
  * where S are its shares, P the memory it has, f the part of it that is in use, and tau the tax on what is
- * idle. What is in use is the working set: while that is not known, everything is taken to be (f = 1). Taking
+ * idle. What is in use is the working set: while that is not known, or a search has just found nothing cold,
+ * everything is taken to be (f = 1). Taking
  * page by page from the lowest rho ends when all rho are equal; budget_plan() computes that end.
  *
  * In hard and low as much more is taken as will have been needed back before the next look: a plan that only
@@ -33,6 +34,9 @@
  *
  * No order brings a VM below its reservation; merging may, which costs it nothing. One above its limit is
  * brought back to it in any state, as in hard, or if it is far above, as in low.
+ *
+ * Every plan says why it is as it is (struct budget_why): which rule decided, with the numbers it was decided
+ * by. The rules are the code that plans; there is no second copy of them to explain the first.
  */
 #ifndef MEMD_DAEMON_BUDGET_H
 #define MEMD_DAEMON_BUDGET_H
@@ -101,6 +105,20 @@ struct budget_faults {
     uint64_t at_ns, packed, swapped;
 };
 
+/* Why a VM is not asked for anything, whatever its scopes want. What it was at is not counted on either, but
+ * for a user's job, which has ended it. */
+enum budget_excluded {
+    BUDGET_INCLUDED,
+    BUDGET_JOB,     /* a user's pageout or pagein has precedence */
+    BUDGET_LOST,    /* its engine is not connected */
+    BUDGET_JOINING, /* it is not known yet what it holds */
+    BUDGET_PAUSED,  /* by its VMM, or because a forked child shares its pages: nothing may be moved */
+    BUDGET_CLOSING, /* it is leaving */
+    BUDGET_SILENT,  /* it is at an order, and nothing has moved for long */
+    BUDGET_EXCLUDED_COUNT
+};
+const char *budget_excluded_name(enum budget_excluded excluded);
+
 struct budget_vm {
     uint64_t guest_bytes;
     uint64_t resident_bytes;    /* what it costs: its own pages, its pool, its part of frames */
@@ -110,8 +128,10 @@ struct budget_vm {
     uint64_t working_set_bytes; /* 0: not known */
     struct budget_rates rates;
     struct budget_terms terms;
-    bool can_swap;             /* it has a swap file with room */
-    bool busy;                 /* a user's job has precedence */
+    bool can_swap; /* it has a swap file with room */
+    uint64_t
+        ineligible_bytes; /* guest pages that may not leave: locked, pinned, shared, ...; not reclaimable */
+    enum budget_excluded excluded;
     uint64_t pending_bytes;    /* of an order it is at */
     enum budget_state pending; /* the state that order was given in */
     enum budget_state dry;     /* a search of this depth has found too little lately (budget_order) */
@@ -126,9 +146,51 @@ struct budget_order {
     uint32_t park_ms;
 };
 
+/* Who asks. */
+enum budget_by { BUDGET_BY_LIMIT, BUDGET_BY_DOMAIN, BUDGET_BY_HOST, BUDGET_BYS };
+const char *budget_by_name(enum budget_by by);
+
+/* The rule that decided. */
+enum budget_reason {
+    BUDGET_UNASKED,      /* none of its scopes is short, and it is within its limit */
+    BUDGET_ENOUGH,       /* what is under way already is all that is wanted */
+    BUDGET_EXCLUDED,     /* budget_vm.excluded says why */
+    BUDGET_AT_IT,        /* its last order is as urgent, and not answered yet */
+    BUDGET_INELIGIBLE,   /* what it has is locked, pinned, shared, ... */
+    BUDGET_NOTHING_LEFT, /* it has no pages of its own that could leave */
+    BUDGET_DRY,          /* searches have found too little lately */
+    BUDGET_REFAULTS,     /* soft: it needs back what has gone */
+    BUDGET_STALLS,       /* soft: the host waits for memory */
+    BUDGET_RESERVED,     /* it has no more than its reservation */
+    BUDGET_PRICE,        /* others have more for their shares, taxed */
+    BUDGET_SMALL,        /* it is less than an order is worth */
+    BUDGET_ORDERED,
+    BUDGET_REASONS
+};
+const char *budget_reason_name(enum budget_reason reason);
+
+/* The decision, and what it was made of. Of a limit, `budget_bytes` is the limit, and there is no price. */
+struct budget_why {
+    enum budget_by by;
+    enum budget_reason reason;
+    enum budget_state state;              /* of the scope that asks; of a limit, as in which it is kept */
+    uint64_t budget_bytes, charged_bytes; /* of the scope; charged: used, and head-room */
+    uint64_t wanted_bytes;                /* from all of its VMs, without what is under way */
+    uint64_t has_bytes, floor_bytes;      /* of the VM: less what is under way; cannot be brought below now */
+    double shares, taxed_bytes;           /* what it is charged for, idle memory at k times */
+    double price;                         /* taxed bytes a share may have */
+    double ease;                          /* budget_ease() */
+    bool paced;                           /* the order is as large as one may be in this state */
+};
+
 struct budget_plan {
     uint64_t target_bytes; /* what it is to come down to; what it has, if nothing is asked of it */
     struct budget_order order;
+    struct budget_why why;
+    struct budget_seller { /* of budget_plan() */
+        double shares, active, floor, has;
+        enum budget_reason spared;
+    } seller;
 };
 
 /* The state a scope is in now. */
@@ -149,8 +211,8 @@ double budget_ease(const struct budget_policy *policy, const struct budget_vm *v
 void budget_plan_limits(const struct budget_policy *policy, size_t n, const struct budget_vm *vms,
                         struct budget_plan *ret_plans);
 /* Add what a scope asks of its VMs: those whose bit in `member` is set. Of two orders the more urgent counts,
- * of equal ones the larger. */
-void budget_plan(const struct budget_scope *scope, const struct budget_policy *policy, size_t n,
-                 const struct budget_vm *vms, const bool *member, struct budget_plan *plans);
+ * of equal ones the larger; without one, what the more urgent scope was refused for. */
+void budget_plan(const struct budget_scope *scope, enum budget_by by, const struct budget_policy *policy,
+                 size_t n, const struct budget_vm *vms, const bool *member, struct budget_plan *plans);
 
 #endif

@@ -107,6 +107,8 @@ static const struct option_desc options[] = {
      OPTION_REAL, AT(core.refault_percent), 0, 1000000, 0},
     {"stall-limit", "PERCENT", "of its time the host may wait for memory (PSI) in state soft; 0: any, to 100",
      OPTION_REAL, AT(core.stall_percent), 0, 100000, 0},
+    {"dry-run", "on|off", "decide who gives memory back, and order nothing", OPTION_ON_OFF, AT(core.dry_run),
+     0, 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug", OPTION_LEVEL, AT(log_level), 0, 0, 0},
     {"daemon", NULL, "go into the background once ready", OPTION_FLAG, AT(background), 0, 0, 0},
     {"nodes", "N", "for tests: pretend this many NUMA nodes, 0 to 8; 0: ask the machine", OPTION_NUMBER,

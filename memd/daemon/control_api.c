@@ -212,6 +212,23 @@ static void get_budget(struct control_request *request, struct control_reply *re
     core_snapshot_free(snapshot);
 }
 
+static void get_why(struct control_request *request, struct control_reply *reply)
+{
+    struct core_why *why;
+
+    if (strlen(request->arg) >= CORE_NAME_BYTES) {
+        reply_core_error(reply, -ENOENT, request->arg);
+        return;
+    }
+    int result = core_why_take(request->core, request->arg, &why);
+    if (result) {
+        reply_core_error(reply, result, request->arg);
+        return;
+    }
+    reply_json(reply, MHD_HTTP_OK, control_json_why(why, clock_read_ns(CLOCK_REALTIME)));
+    free(why);
+}
+
 /* ---------------------------------------------------------------- what is done */
 
 /* A VM named in a body: bounded before the core sees it. */
@@ -357,6 +374,22 @@ static void post_reclaim(struct control_request *request, struct control_reply *
         reply_job(reply, result, job, vm);
 }
 
+static void post_dry_run(struct control_request *request, struct control_reply *reply)
+{
+    json_error_t error;
+    int on;
+
+    if (json_unpack_ex(request->json, &error, 0, "{s:b !}", "dry_run", &on)) {
+        reply_bad_body(reply, &error, "{\"dry_run\": true|false}, with nothing else");
+        return;
+    }
+    int result = core_dry_run_set(request->core, on);
+    if (result)
+        reply_core_error(reply, result, NULL);
+    else
+        reply_json(reply, MHD_HTTP_OK, json_pack("{s:b}", "dry_run", on));
+}
+
 static void post_budget(struct control_request *request, struct control_reply *reply)
 {
     const char *domain = NULL;
@@ -364,8 +397,13 @@ static void post_budget(struct control_request *request, struct control_reply *r
     json_int_t bytes;
     json_error_t error;
 
+    if (json_object_get(request->json, "dry_run")) {
+        post_dry_run(request, reply);
+        return;
+    }
     if (json_unpack_ex(request->json, &error, 0, "{s:I, s?s !}", "bytes", &bytes, "domain", &domain)) {
-        reply_bad_body(reply, &error, "{\"bytes\": N (0: none), \"domain\": NAME (optional)}");
+        reply_bad_body(reply, &error,
+                       "{\"bytes\": N (0: none), \"domain\": NAME (optional)} or {\"dry_run\": true|false}");
         return;
     }
     if (bytes < 0 || (domain && (!*domain || strlen(domain) >= CORE_NAME_BYTES))) {
@@ -591,6 +629,7 @@ static const struct route routes[] = {
     {"POST", "/v1/balloons/*", true, control_post_balloon},
     {"GET", "/v1/agents", false, get_agents},
     {"POST", "/v1/reclaim", true, post_reclaim},
+    {"GET", "/v1/why/*", false, get_why},
 };
 
 /* Whether `url` is of the route; says what '*' stands for. */

@@ -258,6 +258,7 @@ static json_t *budget_object(const struct core_snapshot *snapshot)
     put(&object, "alarm", json_boolean(snapshot->alarm));
     put(&object, "swap_writes_bytes", number(snapshot->writes_bytes));
     put(&object, "swap_writes_left_bytes", number(snapshot->writes_left_bytes));
+    put(&object, "dry_run", json_boolean(snapshot->dry_run));
     return object;
 }
 

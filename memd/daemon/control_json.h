@@ -22,4 +22,7 @@ json_t *control_json_job(const struct core_job *job);
  * quote the client, become '?': the message is one line wherever it is printed. */
 json_t *control_json_error(int error, const char *text);
 
+/* control_why.c. `real_ns`: the calendar's time, as of now. */
+json_t *control_json_why(const struct core_why *why, uint64_t real_ns);
+
 #endif

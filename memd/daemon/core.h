@@ -14,6 +14,7 @@
 
 #include "memd/agent.h"
 #include "memd/daemon/budget.h"
+#include "memd/daemon/why.h"
 #include "memd/wire.h"
 
 #include <stdbool.h>
@@ -76,6 +77,7 @@ struct core_config {
     unsigned headroom_percent;                                       /* of what sharing saves, kept free */
     unsigned idle_tax_percent;
     double refault_percent, stall_percent; /* struct budget_policy */
+    bool dry_run;                          /* decide who gives memory back, and order nothing */
     char proc_root[256], sys_root[256];
     unsigned ndomains;
     struct core_domain_config domains[CORE_DOMAINS_MAX];
@@ -215,6 +217,7 @@ struct core_snapshot {
     char warning[CORE_REASON_BYTES];               /* a shortage seen lately, or "" */
     struct core_memory memory;
     bool alarm;                               /* the host or a domain is in state low */
+    bool dry_run;                             /* the policy orders nothing */
     uint64_t writes_bytes, writes_left_bytes; /* of swap files, a day; limit 0: none */
     struct core_counters totals;              /* cumulative counters include VMs that have left */
     size_t nvms, ndomains, nagents;
@@ -226,6 +229,18 @@ struct core_snapshot {
 int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot);
 void core_snapshot_free(struct core_snapshot *snapshot);
 
+/* The last decisions about a VM, the latest first. */
+struct core_why {
+    char vm[CORE_NAME_BYTES], domain[CORE_NAME_BYTES];
+    bool dry_run;
+    bool rests; /* there is no budget, no limit, and the host has enough: nothing is being decided */
+    uint64_t now_ns;
+    unsigned n;
+    struct why_entry entry[WHY_KEPT];
+};
+/* -ENOENT: no such VM is connected. Free it with free(). */
+int core_why_take(struct core *core, const char *vm, struct core_why **ret_why);
+
 /* ---- what can be done. `vm`: a name or an id; NULL: all. -ENOENT: no such VM is connected. */
 
 /* Merging on or off. Off: what is merged stays so, nothing new is. Kept across daemons. */
@@ -235,6 +250,9 @@ int core_merge_set(struct core *core, const char *vm, bool on);
  * the reservations of its VMs do not fit. Like the terms of a VM it counts until memd ends. */
 int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
+
+/* Begin or end a dry run: the policy decides and says why, and orders nothing. Counts as a budget does. */
+int core_dry_run_set(struct core *core, bool on);
 
 /* Change those terms of a VM that are named. -ERANGE: they contradict each other, or a budget. */
 enum core_term {

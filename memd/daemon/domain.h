@@ -65,6 +65,7 @@ struct domain {
     struct heirs heirs;
 
     struct budget_scope memory; /* reclaim.c */
+    size_t memory_index;        /* of it among those that have a budget, during a look */
     struct budget_shown shown;
 
     uint64_t full_frames; /* in use when a store ran full; 0: none has, or all was hashed again since */

@@ -323,6 +323,8 @@ static void put_daemon(FILE *out, const struct core_snapshot *snapshot)
               snapshot->warning[0] ? 1 : 0);
     put_gauge(out, "memory_level", "State of memory: 0 high, 1 soft, 2 hard, 3 low.", snapshot->memory.state);
     put_gauge(out, "memory_alarm", "1 while memory is low, the host's or a domain's.", snapshot->alarm);
+    put_gauge(out, "dry_run", "1 while decisions about memory are made and not carried out.",
+              snapshot->dry_run);
     put_gauge(out, "budget_bytes", "What all VMs and memd may take of RAM; 0: no budget.",
               snapshot->memory.budget_bytes);
     put_gauge(out, "used_bytes", "What all VMs and memd take of RAM.", snapshot->memory.used_bytes);

@@ -13,14 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUSY_NS     (250 * CLOCK_MS) /* between two looks, where there is something to keep */
-#define SHORT_NS    (CORE_TICK_MS * CLOCK_MS)
-#define IDLE_NS     CLOCK_S
-#define DRY_COLD_NS (2 * CLOCK_S) /* rounds find out meanwhile what is cold */
-#define DRY_ANY_NS  CLOCK_S
-#define NO_SWAP_NS  (10 * CLOCK_S) /* until a swap file that was full is tried again */
-#define BUDGET_BACK 2              /* per cent of a budget between where a state begins and ends */
-#define FREE_BACK   1              /* of the host's memory */
+#define BUDGET_BACK 2 /* per cent of a budget between where a state begins and ends */
+#define FREE_BACK   1 /* of the host's memory */
 
 /* ---------------------------------------------------------------- what there is */
 
@@ -81,17 +75,15 @@ static void measure_domain(struct domain *domain)
 
 static void measure_vm(struct vm *vm, uint64_t now_ns)
 {
-    struct reclaim_vm *r = &vm->reclaim;
-    struct budget_faults now = {now_ns, vm->stats.packed_faults, vm->stats.swapped_faults};
+    const struct vm_stats *s = &vm->stats;
+    struct policy_seen now = {.faults = {now_ns, s->packed_faults, s->swapped_faults},
+                              .moved =
+                                  s->page_outs + s->parked_pages + s->swap_written_bytes / WIRE_PAGE_BYTES,
+                              .periods = s->sample_periods,
+                              .at_it = vm->paging.own.pages};
 
-    if (r->seen.at_ns)
-        budget_measure(&r->rates, &r->seen, &now);
-    r->seen = now;
-    r->target_bytes = r->usage.resident_bytes;
-    if (r->dry && now_ns - r->dry_ns > (r->dry == BUDGET_LOW ? DRY_ANY_NS : DRY_COLD_NS))
-        r->dry = BUDGET_HIGH;
-    if (r->no_swap_ns && now_ns - r->no_swap_ns > NO_SWAP_NS)
-        r->no_swap_ns = 0;
+    policy_measure(&vm->reclaim.policy, &now);
+    vm->reclaim.target_bytes = vm->reclaim.usage.resident_bytes;
 }
 
 static void measure_stall(struct core *core)
@@ -117,32 +109,15 @@ static void look(struct core *core, struct budget_scope *scope, struct budget_sh
     budget_show(shown, scope->state, core->reclaim.looked_ns);
     if (shown->state == BUDGET_LOW) {
         core->reclaim.alarm = true;
-        core_warn(core,
-                  "%s%s%smemory is low (%s of %" PRIu64 " MiB): everything is paged out that can be, and no "
-                  "new VM is let in",
-                  of, name, colon, core->config.budget_bytes || domain ? "a budget" : "a host",
-                  scope->budget_bytes >> 20);
+        core_warn(core, "%s%s%smemory is low (%s of %" PRIu64 " MiB): %s", of, name, colon,
+                  core->config.budget_bytes || domain ? "a budget" : "a host", scope->budget_bytes >> 20,
+                  core->config.dry_run ? "nothing is done about it, this is a dry run"
+                                       : "everything is paged out that can be, and no new VM is let in");
     }
     if (shown->state != was && scope->budget_bytes && log_allowed(&core->reclaim.log))
         log_info("%s%s%smemory is %s: %" PRIu64 " of %" PRIu64 " MiB are in use, %" PRIu64 " are kept free",
                  of, name, colon, budget_state_name(shown->state), scope->used_bytes >> 20,
                  scope->budget_bytes >> 20, scope->headroom_bytes >> 20);
-}
-
-static bool is_short(const struct core *core)
-{
-    const struct domain *domain;
-    const struct vm *vm;
-
-    if (core->reclaim.host.state >= BUDGET_HARD)
-        return true;
-    cds_list_for_each_entry (vm, &core->vms, link)
-        if (vm->reclaim.terms.limit_bytes && vm->reclaim.usage.resident_bytes > vm->reclaim.terms.limit_bytes)
-            return true;
-    cds_list_for_each_entry (domain, &core->domains, link)
-        if (domain->memory.state >= BUDGET_HARD)
-            return true;
-    return false;
 }
 
 bool reclaim_rests(const struct core *core)
@@ -164,104 +139,118 @@ bool reclaim_rests(const struct core *core)
 /* From one look to the next. */
 static uint64_t look_ns(const struct core *core)
 {
-    return is_short(core) ? SHORT_NS : reclaim_rests(core) ? IDLE_NS : BUSY_NS;
+    return core->reclaim.is_short ? POLICY_SHORT_NS : reclaim_rests(core) ? POLICY_REST_NS : POLICY_BUSY_NS;
 }
 
 /* ---------------------------------------------------------------- plans */
 
-struct planning {
-    struct budget_policy policy;
-    size_t n;
-    struct budget_vm *vms;
-    struct budget_plan *plans;
-    bool *member;
-};
-
-static bool planning_open(struct planning *p, const struct core *core)
+static enum budget_excluded excluded(const struct vm *vm, uint64_t now_ns)
 {
-    size_t n = core->nvms + 1; /* so that there is one */
-
-    p->policy = (struct budget_policy){core->config.idle_tax_percent / 100.0,
-                                       core->config.refault_percent,
-                                       core->config.stall_percent,
-                                       SHORT_NS * 1e-9,
-                                       core->reclaim.stall_some,
-                                       core->reclaim.stall_full};
-    p->vms = calloc(n, sizeof *p->vms);
-    p->plans = calloc(n, sizeof *p->plans);
-    p->member = calloc(n, sizeof *p->member);
-    return p->vms && p->plans && p->member;
+    if (!vm->session)
+        return BUDGET_LOST;
+    if (!session_is_live(vm->session))
+        return BUDGET_JOINING;
+    if (vm->stats.state == WIRE_VM_CLOSING)
+        return BUDGET_CLOSING;
+    if (vm->stats.state == WIRE_VM_PAUSED)
+        return BUDGET_PAUSED;
+    if (vm->paging.job)
+        return BUDGET_JOB;
+    return policy_is_silent(&vm->reclaim.policy, now_ns) ? BUDGET_SILENT : BUDGET_INCLUDED;
 }
 
-static void planning_close(struct planning *p)
-{
-    free(p->vms);
-    free(p->plans);
-    free(p->member);
-}
-
-static struct budget_vm describe(const struct vm *vm)
+static struct budget_vm describe(const struct vm *vm, uint64_t now_ns)
 {
     const struct reclaim_vm *r = &vm->reclaim;
     const struct budget_order *own = &vm->paging.own;
-    bool can_swap = vm->core->config.swap && !r->no_swap_ns && writes_allowed(vm);
+    bool can_swap = vm->core->config.swap && !r->policy.no_swap_ns && writes_allowed(vm);
 
-    return (struct budget_vm){.guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
-                              .resident_bytes = r->usage.resident_bytes,
-                              .reclaimable_bytes = r->usage.reclaimable_bytes,
-                              .merged_bytes = r->usage.merged_bytes,
-                              .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES +
-                                             (can_swap ? vm->stats.pool_bytes : 0),
-                              .working_set_bytes = vm_working_set_pages(vm) * WIRE_PAGE_BYTES,
-                              .rates = r->rates,
-                              .terms = r->terms,
-                              .can_swap = can_swap,
-                              .busy = vm->paging.job || !session_is_live(vm->session),
-                              .pending_bytes = own->pages * WIRE_PAGE_BYTES,
-                              .pending = own->state,
-                              .dry = r->dry};
+    return (struct budget_vm){
+        .guest_bytes = vm_guest_pages(vm) * WIRE_PAGE_BYTES,
+        .resident_bytes = r->usage.resident_bytes,
+        .reclaimable_bytes = r->usage.reclaimable_bytes,
+        .merged_bytes = r->usage.merged_bytes,
+        .ineligible_bytes = r->usage.ineligible_bytes,
+        .loose_bytes = vm->stats.parked_pages * WIRE_PAGE_BYTES + (can_swap ? vm->stats.pool_bytes : 0),
+        .working_set_bytes = policy_working_set(&r->policy, vm_working_set_pages(vm) * WIRE_PAGE_BYTES),
+        .rates = r->policy.rates,
+        .terms = r->terms,
+        .can_swap = can_swap,
+        .excluded = excluded(vm, now_ns),
+        .pending_bytes = own->pages * WIRE_PAGE_BYTES,
+        .pending = own->state,
+        .dry = r->policy.dry};
 }
 
-static void plan(struct planning *p, struct core *core)
+/* What the policy is to know. Only domains that have a budget are in it. */
+static void fill(struct policy_look *look, struct core *core)
 {
+    const struct core_config *c = &core->config;
     struct domain *domain;
     struct vm *vm;
-    size_t i;
 
-    cds_list_for_each_entry (vm, &core->vms, link)
-        p->vms[p->n++] = describe(vm);
-    budget_plan_limits(&p->policy, p->n, p->vms, p->plans);
-    cds_list_for_each_entry (domain, &core->domains, link) {
-        if (!domain->memory.state)
-            continue;
-        i = 0;
-        cds_list_for_each_entry (vm, &core->vms, link)
-            p->member[i++] = vm->domain == domain;
-        budget_plan(&domain->memory, &p->policy, p->n, p->vms, p->member, p->plans);
+    look->policy = (struct budget_policy){
+        c->idle_tax_percent / 100.0, c->refault_percent,       c->stall_percent,
+        POLICY_SHORT_NS * 1e-9,      core->reclaim.stall_some, core->reclaim.stall_full};
+    look->host = core->reclaim.host;
+    cds_list_for_each_entry (domain, &core->domains, link)
+        if (domain->memory.budget_bytes && look->ndomains < CORE_DOMAINS_MAX) {
+            domain->memory_index = look->ndomains;
+            look->domains[look->ndomains++] = domain->memory;
+        }
+    cds_list_for_each_entry (vm, &core->vms, link) {
+        look->domain[look->n] = vm->domain->memory.budget_bytes ? vm->domain->memory_index : SIZE_MAX;
+        look->vms[look->n++] = describe(vm, core->reclaim.looked_ns);
     }
-    memset(p->member, true, p->n * sizeof *p->member);
-    budget_plan(&core->reclaim.host, &p->policy, p->n, p->vms, p->member, p->plans);
 }
 
-static void carry_out(const struct planning *p, struct core *core)
+static void carry_out(const struct policy_look *look, struct core *core)
 {
+    bool dry_run = core->config.dry_run;
     struct vm *vm;
     size_t i = 0;
 
     cds_list_for_each_entry (vm, &core->vms, link) {
-        const struct budget_plan *of = &p->plans[i++];
+        const struct budget_plan *of = &look->plans[i];
+        struct why_entry why = why_of(look, i++, &vm->reclaim.policy, dry_run, core->reclaim.looked_ns);
+        why_note(&vm->reclaim.why, &why);
         vm->reclaim.target_bytes = of->target_bytes;
-        if (!of->order.pages)
+        if (!of->order.pages || dry_run)
             continue;
         log_debug("VM %s: %s, %" PRIu64 " pages%s%s", vm->engine.name, budget_state_name(of->order.state),
                   of->order.pages, of->order.all ? ", any" : "", of->order.swap ? ", swap" : "");
+        policy_ordered(&vm->reclaim.policy, core->reclaim.looked_ns);
         paging_order_own(vm, &of->order);
     }
 }
 
+static void decide(struct core *core)
+{
+    struct policy_look look;
+
+    core->reclaim.is_short = false;
+    if (reclaim_rests(core) || policy_look_open(&look, core->nvms, CORE_DOMAINS_MAX))
+        return;
+    fill(&look, core);
+    policy_decide(&look);
+    core->reclaim.is_short = policy_is_short(&look);
+    carry_out(&look, core);
+    policy_look_close(&look);
+}
+
+void reclaim_set_dry_run(struct core *core, bool on)
+{
+    struct vm *vm;
+
+    core->config.dry_run = on;
+    core->reclaim.looked_ns = 0; /* with the next tick */
+    cds_list_for_each_entry (vm, &core->vms, link)
+        if (on && !vm->paging.job) /* what was ordered is not wanted any more */
+            paging_leave(vm);
+}
+
 void reclaim_tick(struct core *core, uint64_t now_ns)
 {
-    struct planning p = {0};
     struct domain *domain;
     struct vm *vm;
 
@@ -278,27 +267,16 @@ void reclaim_tick(struct core *core, uint64_t now_ns)
         measure_domain(domain);
         look(core, &domain->memory, &domain->shown, domain);
     }
-    if (!reclaim_rests(core) && planning_open(&p, core)) {
-        plan(&p, core);
-        carry_out(&p, core);
-    }
-    planning_close(&p);
+    decide(core);
 }
 
 /* ---------------------------------------------------------------- answers */
 
 void reclaim_answered(struct vm *vm, const struct budget_order *own, uint64_t pages, int error)
 {
-    struct reclaim_vm *r = &vm->reclaim;
-
-    if (error == ENOSPC) {
-        r->no_swap_ns = clock_now_ns();
+    policy_answered(&vm->reclaim.policy, own, pages, error, clock_now_ns());
+    if (error == ENOSPC)
         core_warn(vm->core, "VM %s: its swap file is full, or cannot be written", vm->engine.name);
-    }
-    if ((!error || error == ENOSPC || error == EDQUOT) && pages < own->pages / 2) {
-        r->dry = own->depth;
-        r->dry_ns = clock_now_ns();
-    }
 }
 
 bool reclaim_refuses(struct core *core, const struct domain *domain, char *ret_why, size_t bytes)
@@ -306,7 +284,7 @@ bool reclaim_refuses(struct core *core, const struct domain *domain, char *ret_w
     bool host = core->reclaim.shown.state == BUDGET_LOW;
     const struct budget_scope *scope = host ? &core->reclaim.host : &domain->memory;
 
-    if (!host && domain->shown.state != BUDGET_LOW)
+    if (core->config.dry_run || (!host && domain->shown.state != BUDGET_LOW))
         return false;
     snprintf(ret_why, bytes, "memory is low: %" PRIu64 " of %" PRIu64 " MiB of %s%.40s are in use",
              scope->used_bytes >> 20, scope->budget_bytes >> 20,
@@ -318,6 +296,29 @@ bool reclaim_refuses(struct core *core, const struct domain *domain, char *ret_w
 }
 
 /* ---------------------------------------------------------------- for users */
+
+int reclaim_explain(struct core *core, const char *name, struct core_why **ret_why)
+{
+    const struct vm *vm = vm_find(core, name);
+    struct core_why *why;
+
+    if (!vm)
+        return -ENOENT;
+    why = calloc(1, sizeof *why);
+    if (!why)
+        return -ENOMEM;
+    snprintf(why->vm, sizeof why->vm, "%s", vm->engine.name);
+    snprintf(why->domain, sizeof why->domain, "%s", vm->domain->name);
+    why->dry_run = core->config.dry_run;
+    why->rests = reclaim_rests(core);
+    why->now_ns = clock_now_ns();
+    while (why->n < WHY_KEPT && why_entry_at(&vm->reclaim.why, why->n)) {
+        why->entry[why->n] = *why_entry_at(&vm->reclaim.why, why->n);
+        why->n++;
+    }
+    *ret_why = why;
+    return 0;
+}
 
 void reclaim_show(const struct core *core, struct core_memory *ret_memory)
 {

@@ -1,25 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * reclaim: keeps budgets. Looks at what is used (usage.h), decides (budget.h), and has engines take pages out
- * of RAM (paging.h).
+ * reclaim: keeps budgets. Looks at what is used (usage.h), decides (policy.h, budget.h), notes why (why.h),
+ * and has engines take pages out of RAM (paging.h).
  *
  * The host has one budget, and domains of the configuration may have theirs. Without a budget the host's
  * available memory decides the state (free-soft, free-hard, free-low). An order is given to a VM when its
  * last one is answered, or if the new one is more urgent: so how fast pages leave is decided by how fast
  * engines and devices take them, and what a VM has to do at a time is bounded. An engine that finds less than
  * half of what was asked for is not asked to search so deep again for a while.
+ *
+ * A dry run decides and notes, and orders nothing; nor is a VM refused then.
  */
 #ifndef MEMD_DAEMON_RECLAIM_H
 #define MEMD_DAEMON_RECLAIM_H
 
 #include "memd/common/log.h"
 #include "memd/daemon/budget.h"
+#include "memd/daemon/policy.h"
 #include "memd/daemon/usage.h"
+#include "memd/daemon/why.h"
 
 #include <stdint.h>
 
 struct core;
 struct core_memory;
+struct core_why;
 struct domain;
 struct terms_recalled;
 struct vm;
@@ -30,8 +35,9 @@ struct reclaim {
     uint64_t used_bytes, headroom_bytes; /* of all VMs and memd, whatever decides the state */
     double stall_some, stall_full;
     uint64_t looked_ns;
-    uint32_t siblings_id, siblings_vms; /* usage.c */
-    bool budget_set, file_read;         /* terms_file.c */
+    uint32_t siblings_id, siblings_vms;      /* usage.c */
+    bool is_short;                           /* as of the last look */
+    bool budget_set, dry_run_set, file_read; /* terms_file.c */
     struct terms_recalled *recalled;
     unsigned nrecalled;
     bool alarm;
@@ -44,11 +50,9 @@ struct reclaim_vm {
     bool terms_set; /* by a user: kept for the next daemon */
     struct usage usage;
     bool has_siblings; /* other engines in its process */
-    struct budget_faults seen;
-    struct budget_rates rates;
+    struct policy_vm policy;
     uint64_t target_bytes;
-    enum budget_state dry;
-    uint64_t dry_ns, no_swap_ns; /* since when; 0: it is not */
+    struct why_ring why;
 };
 
 /* Once a tick. */
@@ -60,6 +64,11 @@ void reclaim_answered(struct vm *vm, const struct budget_order *own, uint64_t pa
 /* Whether no new VM may join this domain, because memory is low; then ret_why says which. */
 bool reclaim_refuses(struct core *core, const struct domain *domain, char *ret_why, size_t bytes);
 
+/* Begin or end a dry run. */
+void reclaim_set_dry_run(struct core *core, bool on);
+
+/* The last decisions about a VM. 0, -ENOENT, -ENOMEM. */
+int reclaim_explain(struct core *core, const char *vm, struct core_why **ret_why);
 void reclaim_show(const struct core *core, struct core_memory *ret_memory);
 void reclaim_show_domain(const struct domain *domain, struct core_memory *ret_memory);
 

@@ -181,7 +181,7 @@ static void fill_vm(struct vm *vm, struct core_vm *out)
     out->target_bytes = vm->reclaim.target_bytes;
     out->terms = vm->reclaim.terms;
     out->writes_left_bytes = writes_left(&vm->writes.bucket);
-    out->refaults_per_s = vm->reclaim.rates.packed_per_s + vm->reclaim.rates.swapped_per_s;
+    out->refaults_per_s = vm->reclaim.policy.rates.packed_per_s + vm->reclaim.policy.rates.swapped_per_s;
     count_vm(vm, &out->c);
     fill_working_set(vm, &out->ws);
     fill_latencies(&vm->stats, out->latency);
@@ -263,6 +263,7 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->alarm = core->reclaim.alarm;
     s->writes_bytes = core->config.swap_writes_bytes;
     s->writes_left_bytes = writes_left(&core->writes.bucket);
+    s->dry_run = core->config.dry_run;
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
 }
 

@@ -14,6 +14,7 @@
  *   tick      what is done from time to time     ask       requests of users
  *   heirs     children of VMMs that map frames   mappers   processes that map a file
  *   budget    who gives memory back (pure)       reclaim   budgets watched, pageouts ordered
+ *   policy    what it goes by from look to look  why       the last decisions, in words
  *   usage     what VMs and memd take of RAM      terms     reservations, limits, shares
  *                                                terms_file what users set of these, kept
  *   agents    memd-agent in guests                 agent_peer what one of them says

@@ -117,6 +117,15 @@ int terms_set_budget(struct core *core, const char *name, uint64_t bytes, char r
     return 0;
 }
 
+void terms_set_dry_run(struct core *core, bool on)
+{
+    if (on != core->config.dry_run)
+        log_info("dry run: %s", on ? "on, nothing is ordered to keep budgets" : "off");
+    reclaim_set_dry_run(core, on);
+    core->reclaim.dry_run_set = true;
+    terms_file_write(core);
+}
+
 static int fits(const struct vm *vm, const char *domain, uint64_t own, uint64_t budget,
                 char ret_reason[CORE_REASON_BYTES])
 {
@@ -161,7 +170,8 @@ int terms_set_vm(struct core *core, const char *name, unsigned which, const stru
         return err;
     *ret_terms = vm->reclaim.terms = terms;
     vm->reclaim.terms_set = true;
-    if (!vm->paging.job) /* an order of the old terms */
+    core->reclaim.looked_ns = 0; /* with the next tick */
+    if (!vm->paging.job)         /* an order of the old terms */
         paging_leave(vm);
     terms_file_write(core);
     return 0;

@@ -27,6 +27,7 @@ void terms_vm_joined(struct vm *vm);
 /* Of the loop: see core.h. */
 int terms_set_budget(struct core *core, const char *domain, uint64_t bytes,
                      char ret_reason[CORE_REASON_BYTES]);
+void terms_set_dry_run(struct core *core, bool on);
 int terms_set_vm(struct core *core, const char *vm, unsigned terms, const struct budget_terms *value,
                  struct budget_terms *ret_terms, char ret_reason[CORE_REASON_BYTES]);
 

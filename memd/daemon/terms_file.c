@@ -4,6 +4,7 @@
  *
  *   budget BYTES
  *   domain NAME BYTES
+ *   dry-run on|off
  *   vm PID START NAME RESERVATION LIMIT SHARES never|allowed WRITES
  */
 #include "memd/daemon/terms_file.h"
@@ -51,6 +52,8 @@ static unsigned put_all(FILE *out, const struct core *core)
 
     if (core->reclaim.budget_set)
         fprintf(out, "budget %" PRIu64 "\n", c->budget_bytes), n++;
+    if (core->reclaim.dry_run_set)
+        fprintf(out, "dry-run %s\n", c->dry_run ? "on" : "off"), n++;
     for (unsigned i = 0; i < c->ndomains; i++)
         if (c->domains[i].budget_set)
             fprintf(out, "domain %s %" PRIu64 "\n", c->domains[i].name, c->domains[i].budget_bytes), n++;
@@ -130,6 +133,11 @@ static bool recall(struct core *core, const char *line)
     if (sscanf(line, "budget %" SCNu64, &bytes) == 1) {
         core->config.budget_bytes = bytes;
         core->reclaim.budget_set = true;
+        return true;
+    }
+    if (!strcmp(line, "dry-run on\n") || !strcmp(line, "dry-run off\n")) {
+        core->config.dry_run = !strcmp(line, "dry-run on\n");
+        core->reclaim.dry_run_set = true;
         return true;
     }
     if (sscanf(line, "domain %63s %" SCNu64, name, &bytes) == 2) {

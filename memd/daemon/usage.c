@@ -83,6 +83,10 @@ static void measure_vm(struct vm *vm)
     u->merged_bytes = (uint64_t)(snapshot_recent_share(vm) * WIRE_PAGE_BYTES);
     u->resident_bytes = anon + u->merged_bytes;
     anon = less(anon, vm->stats.pool_bytes);
+    u->ineligible_bytes = 0;
+    for (unsigned i = 0; i < WIRE_INELIGIBLE_COUNT; i++)
+        u->ineligible_bytes += vm->stats.ineligible_bytes[i];
+    own = less(own, u->ineligible_bytes);
     u->reclaimable_bytes = own < anon ? own : anon;
 }
 

@@ -30,6 +30,7 @@ struct usage {
     uint64_t resident_bytes;    /* with it */
     uint64_t reclaimable_bytes; /* guest pages among them that could leave */
     uint64_t merged_bytes;      /* its part of the frames */
+    uint64_t ineligible_bytes;  /* guest pages that may not: locked, pinned, shared, ... */
 };
 
 /* Look anew at all VMs. Returns what all of it takes. */

@@ -110,6 +110,7 @@ void vm_forget(struct vm *vm)
     cds_list_del(&vm->domain_link);
     vm->domain->nvms--;
     vm->core->nvms--;
+    why_free(&vm->reclaim.why);
     free(vm);
 }
 
@@ -285,7 +286,7 @@ bool vm_is_short_of_maps(const struct vm *vm)
 
 size_t vm_metadata_bytes(const struct vm *vm)
 {
-    size_t bytes = sizeof *vm;
+    size_t bytes = sizeof *vm + why_bytes(&vm->reclaim.why);
     for (unsigned i = 0; i < WIRE_REGIONS_MAX; i++) {
         const struct region *region = vm->region[i];
         if (!region)

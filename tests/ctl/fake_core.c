@@ -166,7 +166,7 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     pthread_mutex_lock(&lock);
     int error = fake.snapshot_error;
     unsigned nvms = fake.nvms;
-    bool alarm = fake.alarm;
+    bool alarm = fake.alarm, dry_run = fake.dry_run;
     pthread_mutex_unlock(&lock);
     if (error)
         return error;
@@ -189,6 +189,7 @@ int core_snapshot_take(struct core *core, struct core_snapshot **ret_snapshot)
     snapshot->memory =
         (struct core_memory){alarm ? BUDGET_LOW : BUDGET_HIGH, 8ull << 30, 3ull << 30, 256ull << 20};
     snapshot->alarm = alarm;
+    snapshot->dry_run = dry_run;
     snapshot->pid = (int32_t)getpid();
     snprintf(snapshot->version, sizeof snapshot->version, "%s", MEMD_VERSION);
     snprintf(snapshot->run_dir, sizeof snapshot->run_dir, "%s", core->config.run_dir);
@@ -245,6 +246,86 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes, char 
     if (!result) {
         fake.last_budget = bytes;
         snprintf(fake.last_vm, sizeof fake.last_vm, "%s", domain ? domain : "(all)");
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int core_dry_run_set(struct core *core, bool on)
+{
+    (void)core;
+    pthread_mutex_lock(&lock);
+    int result = command(NULL);
+    if (!result)
+        fake.dry_run = on;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+/* An order that is being carried out, and before that nothing because the VM was paused. */
+static void fill_why(struct core_why *why)
+{
+    struct budget_vm vm = {.guest_bytes = 256ull << 20,
+                           .resident_bytes = 90ull << 20,
+                           .reclaimable_bytes = 80ull << 20,
+                           .ineligible_bytes = 1 << 20,
+                           .working_set_bytes = 45ull << 20,
+                           .rates = {.packed_per_s = 2.5, .swapped_per_s = 0.25},
+                           .terms = {.reservation_bytes = 64ull << 20, .shares = 500},
+                           .can_swap = true,
+                           .pending_bytes = 2ull << 20,
+                           .pending = BUDGET_SOFT};
+
+    why->n = 2;
+    why->now_ns = 100ull * 1000000000;
+    why->entry[0] = (struct why_entry){
+        .first_ns = 90ull * 1000000000,
+        .last_ns = 99ull * 1000000000,
+        .looks = 36,
+        .orders = 3,
+        .ordered_bytes = 6ull << 20,
+        .dry_run = fake.dry_run,
+        .why = {BUDGET_BY_HOST, BUDGET_ORDERED, BUDGET_SOFT, 8ull << 30, 7600ull << 20, 400ull << 20,
+                90ull << 20, 64ull << 20, 500, 225.0 * (1 << 20), 409600.5, 0.75, true},
+        .order = {.pages = 512, .state = BUDGET_SOFT, .depth = BUDGET_SOFT, .park_ms = 1000},
+        .vm = vm,
+        .target_bytes = 70ull << 20,
+        .tax = 0.75,
+        .stall_some = 0.25,
+        .refault_percent = 1,
+        .stall_percent = 1,
+        .answer = {.at_ns = 98ull * 1000000000, .asked_pages = 512, .returned_pages = 500}};
+    vm.excluded = BUDGET_PAUSED;
+    why->entry[1] = (struct why_entry){.first_ns = 80ull * 1000000000,
+                                       .last_ns = 80ull * 1000000000,
+                                       .looks = 1,
+                                       .why = {.by = BUDGET_BY_DOMAIN,
+                                               .reason = BUDGET_EXCLUDED,
+                                               .state = BUDGET_HARD,
+                                               .budget_bytes = 1ull << 30,
+                                               .charged_bytes = 1000ull << 20,
+                                               .wanted_bytes = 20ull << 20,
+                                               .shares = 500,
+                                               .ease = 1},
+                                       .vm = vm,
+                                       .target_bytes = 90ull << 20,
+                                       .tax = 0.75};
+}
+
+int core_why_take(struct core *core, const char *vm, struct core_why **ret_why)
+{
+    (void)core;
+    pthread_mutex_lock(&lock);
+    int result = command(vm);
+    struct core_why *why = result ? NULL : calloc(1, sizeof *why);
+    if (why) {
+        strcpy(why->vm, "alpha");
+        strcpy(why->domain, "tenant-1");
+        why->dry_run = fake.dry_run;
+        why->rests = fake.rests;
+        if (!fake.rests)
+            fill_why(why);
+        *ret_why = why;
     }
     pthread_mutex_unlock(&lock);
     return result;

@@ -20,7 +20,8 @@ struct fake_core {
     bool last_on;
     size_t last_nvms;
     struct core_paging last_paging;
-    bool alarm;
+    bool alarm, dry_run;
+    bool rests; /* core_why_take() has no decisions */
     uint64_t last_budget;
     struct budget_terms last_terms;
     unsigned last_which;

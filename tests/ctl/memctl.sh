@@ -56,7 +56,7 @@ ctl 2 status --run-dir
 # ---- help: of everything, of each command, of a family; on stdout, with 0
 ctl 0 --help
 help_of=$(sed -n 's/^  \([a-z-]*\( list\| show\| set\| on\| off\| stats\| limits\)\{0,1\}\) .*/\1/p' "$tmp/out" | sort -u)
-for command in status "vm list" "vm show" "vm set" working-set budget "merge on" "merge off" unmerge settle estimate pageout pagein \
+for command in status "vm list" "vm show" "vm set" working-set budget why "merge on" "merge off" unmerge settle estimate pageout pagein \
     "balloon list" "balloon set" "balloon stats" "balloon limits" doctor version; do
     grep -qx "$command" <<<"$help_of" || fail "memctl --help does not list '$command'"
     # shellcheck disable=SC2086
@@ -187,6 +187,55 @@ done
 ctl 2 budget --domain tenant-1
 ctl 2 budget 1G --json
 ctl 2 budget 1G 2G
+
+# ---- dry run, and why
+ctl 0 budget --dry-run on
+out "^dry run: on$"
+[ "$(tell get dry_run)" = on ] || fail "budget --dry-run on set something else"
+ctl 0 budget
+out "^dry run: nothing is ordered"
+ctl 0 status
+out "^dry run: nothing is ordered to keep memory budgets"
+[ "$(tell set alarm 1)" = ok ] || fail "set alarm"
+ctl 0 status
+out "^alarm: memory is low \(memctl budget\)$" # nobody is turned away
+ctl 0 budget
+out "^alarm: memory is low$"
+ctl 0 why alpha
+out "^dry run: nothing is ordered$"
+out "3 orders of 6.0 MiB together \(not given: dry run\)$"
+ctl 0 budget --dry-run off
+[ "$(tell get dry_run)" = off ] || fail "budget --dry-run off set something else"
+for wrong in "--dry-run maybe" "--dry-run on 4G" "--dry-run off --json" "--dry-run on --domain tenant-1"; do
+    # shellcheck disable=SC2086
+    ctl 2 budget $wrong
+done
+[ "$(tell get dry_run)" = off ] || fail "a wrong command has set the dry run"
+fake
+ctl 0 why alpha
+[ "$(tell get last_vm)" = alpha ] || fail "why alpha asked for something else"
+out "^alpha in tenant-1: 2 decisions, the latest first$"
+out "^[0-9-]+ [0-9:]+ to [0-9:]+, 36 looks, 3 orders of 6.0 MiB together$"
+out "^  shares and idle tax: the host's memory is soft \(7600.0 of 8192.0 MiB\), 400.0 MiB are wanted; 45.0 MiB of its 90.0 are in use, with idle tax it is charged for 225.0: 460.80 KiB a share, and the price is 400.00; asked for 2.0 MiB \(the most at a time\), cold pages, packed, gently \(75%\) for what it needs back$"
+out "^  has 90.0 MiB, target 70.0 MiB, working set 45.0 MiB \(50% idle\), reserved 64.0 MiB, limit none, shares 500$"
+out "^  may not leave: 1.0 MiB$"
+out "^  needs back 2.5 packed and 0.2 swapped pages a second; host waits 0.25% some, 0.00% full$"
+out "^  last order answered [0-9:]+: 2.0 MiB of 2.0 MiB$"
+out "^  excluded \(paused\): it is paused, by its VMM or because a forked child shares its memory; the domain's memory is hard"
+ctl 0 why alpha --json
+out '"reason": "excluded"'
+fake rests=1
+ctl 0 why alpha
+out "^alpha in tenant-1: 0 decisions$"
+out "^nothing is being decided: there is no budget and no limit"
+fake
+ctl 1 why gamma
+err "no VM 'gamma' is connected"
+ctl 1 why alpha/x
+ctl 1 why "$(printf '%0200d' 0)"
+ctl 2 why
+ctl 2 why alpha beta
+
 ctl 0 vm set alpha reservation=1G limit=2G shares=7 swap=never swap-writes=3G
 out "^alpha: set$"
 [ "$(tell get last_terms)" = "31 1073741824 2147483648 7 1 3221225472" ] || fail "vm set: $(tell get last_terms)"

@@ -36,6 +36,10 @@ static int set_field(const char *name, int number)
         fake.balloon_mute = number;
     else if (!strcmp(name, "balloon_steps"))
         fake.balloon_steps = (unsigned)number;
+    else if (!strcmp(name, "dry_run"))
+        fake.dry_run = number;
+    else if (!strcmp(name, "rests"))
+        fake.rests = number;
     else if (!strcmp(name, "nvms"))
         fake.nvms = (unsigned)number;
     else
@@ -49,6 +53,8 @@ static void get_field(const char *name)
         puts(fake.last_vm);
     else if (!strcmp(name, "last_on"))
         puts(fake.last_on ? "on" : "off");
+    else if (!strcmp(name, "dry_run"))
+        puts(fake.dry_run ? "on" : "off");
     else if (!strcmp(name, "last_nvms"))
         printf("%zu\n", fake.last_nvms);
     else if (!strcmp(name, "last_budget"))

@@ -28,6 +28,10 @@ static void every_route_answers(void **state)
     assert_int_equal(server_status_of("GET", "/v1/vms", NULL), 200);
     assert_int_equal(server_status_of("GET", "/v1/vms/alpha", NULL), 200);
     assert_int_equal(server_status_of("GET", "/v1/vms/2", NULL), 200);
+    assert_int_equal(server_status_of("GET", "/v1/why/alpha", NULL), 200);
+    assert_int_equal(server_status_of("GET", "/v1/why/gamma", NULL), 404);
+    assert_int_equal(server_status_of("POST", "/v1/budget", "{\"dry_run\": true}"), 200);
+    assert_int_equal(server_status_of("POST", "/v1/budget", "{\"bytes\": 0}"), 200);
     assert_non_null(strstr(server_ask("GET", "/metrics", NULL).header,
                            "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
     assert_int_equal(server_status_of("POST", "/v1/merge", "{\"on\": true}"), 200);
@@ -171,6 +175,10 @@ static void bad_bodies_are_refused(void **state)
         {"/v1/merge", "{\"on\": true"},
         {"/v1/merge", "\xff\xfe"},
         {"/v1/merge", "{\"on\": true, \"vm\": \"a\\u0000b\"}"},
+        {"/v1/budget", NULL},
+        {"/v1/budget", "{\"dry_run\": 1}"},
+        {"/v1/budget", "{\"dry_run\": null}"},
+        {"/v1/budget", "{\"dry_run\": true, \"bytes\": 0}"},
         {"/v1/unmerge", NULL},
         {"/v1/unmerge", "{\"vm\": null}"},
         {"/v1/unmerge", "{\"vm\": [\"all\"]}"},

@@ -4,7 +4,7 @@
 #
 # Memory budgets, with guests that check all their pages all the while: what is used is what the kernel says; guests
 # of three times the budget run on; reservations, limits, domains and what is never to be swapped are kept; low
-# memory lets no new VM in; a user's pageout goes first; idle memory goes first.
+# memory lets no new VM in; a user's pageout goes first; idle memory goes first; a dry run decides, and does nothing.
 # shellcheck source=tests/faults/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -75,6 +75,10 @@ common() {
 
 check_all() { guests_check "${!guest_pid[@]}"; }
 
+is_low() {
+    [ "$(budget memory_state)" = low ]
+}
+
 set_up /dev/shm
 printf 'budget = 0\n[domain pair]\nuids = %s\n[vm sealed*]\nswap = never\n' "$(id -u)" >>"$tmp/memd.conf"
 seq 1000000 12000000 | head -c $((60 * mib)) >"$tmp/text"
@@ -87,6 +91,25 @@ settle 60
 [ "$(budget used_bytes)" -gt $((120 * mib)) ] || fail "three guests of 64 MiB use $(budget used_bytes) bytes"
 used_is_what_the_kernel_says
 
+# ---- a dry run decides and tells, and nothing leaves; when it ends, it does
+why_says() {
+    ctl why "$1" --json | grep -q "\"reason\": \"$2\""
+}
+out_before=$(total page_outs)
+ctl budget --dry-run on >/dev/null || fail "a dry run was refused"
+ctl budget 55M >/dev/null || fail "the budget was refused"
+for i in 1 2 3; do
+    await 20 why_says g$i ordered || fail "why does not tell what g$i would be asked for: $(ctl why g$i)"
+    ctl why g$i | grep -q "(not given: dry run)" || fail "the orders are not marked as not given: $(ctl why g$i)"
+done
+await 20 is_low || fail "three times the budget is not low: $(ctl budget)"
+guest late --mem 8 --domain common
+await 20 above 3 total vms || fail "a dry run turns VMs away: $(ctl status)"
+guest_end late
+[ "$(total page_outs)" = "$out_before" ] || fail "a dry run has paged out: $(ctl status)"
+ctl status | grep -q "^dry run: " || fail "status does not say that this is a dry run"
+ctl budget --dry-run off >/dev/null || fail "a dry run does not end"
+
 # ---- a third of what the guests have
 ctl budget 55M >/dev/null || fail "the budget was refused"
 await 30 at_most $((60 * mib)) budget used_bytes || fail "memory does not come down: $(ctl budget)"
@@ -95,6 +118,10 @@ check_all
 stays_near $((55 * mib)) 3 kernel_bytes
 used_is_what_the_kernel_says
 [ "$(total swapped_pages)" -gt 1000 ] || fail "nothing was swapped: $(ctl status)"
+
+for i in 1 2 3; do
+    ctl why g$i | grep -q "^  last order answered " || fail "why does not tell what came back: $(ctl why g$i)"
+done
 
 # ---- a user's job goes first, and ends as asked
 ctl pageout g1 --bytes 4M --timeout 60 >/dev/null || fail "pageout of a VM the daemon takes pages of, too"

@@ -37,7 +37,7 @@ static void make_plans(const struct budget_scope *scope, const struct budget_pol
                        const struct budget_vm *vms, struct budget_plan *plans)
 {
     budget_plan_limits(how, n, vms, plans);
-    budget_plan(scope, how, n, vms, all, plans);
+    budget_plan(scope, BUDGET_BY_HOST, how, n, vms, all, plans);
 }
 
 /* Targets may be off by rounding only. */
@@ -257,10 +257,10 @@ static void limits_count_without_pressure(void **state)
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.pages, PAGES(5 * MIB));
     vm.rates.home_per_s = 0;
-    vm.busy = true;
+    vm.excluded = BUDGET_JOB;
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.pages, 0);
-    vm.busy = false;
+    vm.excluded = BUDGET_INCLUDED;
     vm.resident_bytes = 110 * MIB; /* far above it */
     make_plans(&scope, &policy, 1, &vm, &plan);
     assert_int_equal(plan.order.state, BUDGET_LOW);
@@ -362,7 +362,7 @@ static void one_order_is_bounded(void **state)
     }
 }
 
-/* In soft a VM gives the less, the more of what has gone it needs back, and others give in its place. */
+/* In soft a VM gives the less, the more of what has gone it needs back; the others give their own part. */
 static void soft_backs_off(void **state)
 {
     struct budget_scope scope = scope_of(BUDGET_SOFT, 2 * GIB, 19 * GIB / 10);
@@ -380,7 +380,8 @@ static void soft_backs_off(void **state)
     vms[0].rates.packed_per_s = fine;
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, 0);
-    assert_near("the other one gives all", eased[1].target_bytes, vms[1].resident_bytes - 14 * GIB / 100);
+    assert_int_equal(eased[0].target_bytes, vms[0].resident_bytes);
+    assert_near("the other one does not give in its place", eased[1].target_bytes, plans[1].target_bytes);
     vms[0].rates = (struct budget_rates){.swapped_per_s = fine / BUDGET_SWAPPED_WEIGHT};
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, 0);
@@ -398,6 +399,59 @@ static void soft_backs_off(void **state)
     how.stall_percent = 0; /* not asked about */
     make_plans(&scope, &how, 2, vms, eased);
     assert_int_equal(eased[0].order.pages, plans[0].order.pages);
+}
+
+/* Who has the most for its shares is left alone for a while: in soft that is waited for, and a VM with more
+ * shares is not asked in its place. Where memory must come it is. */
+static void others_give_in_its_place_if_they_must(void **state)
+{
+    struct budget_vm vms[2] = {vm_of(GIB), vm_of(GIB)};
+    struct budget_scope scope = scope_of(BUDGET_SOFT, 2100 * MIB, 2048 * MIB);
+    struct budget_plan plans[2];
+    (void)state;
+
+    vms[0].terms.shares = 100; /* has too much for its shares, and nothing cold to be found */
+    vms[1].terms.shares = 1000;
+    for (int why = 0; why < 3; why++) {
+        vms[0].dry = why == 0 ? BUDGET_SOFT : BUDGET_HIGH;
+        vms[0].rates.packed_per_s = why == 1 ? 1e4 : 0;
+        vms[0].pending_bytes = why == 2 ? 32 * MIB : 0;
+        vms[0].pending = BUDGET_SOFT;
+        make_plans(&scope, &policy, 2, vms, plans);
+        assert_int_equal(plans[0].order.pages, 0);
+        assert_int_equal(plans[1].order.pages, 0);
+        assert_int_equal(plans[1].why.reason, BUDGET_PRICE);
+    }
+    vms[0].dry = BUDGET_LOW;
+    scope.state = BUDGET_HARD;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_int_equal(plans[0].order.pages, 0);
+    assert_true(plans[1].order.pages > 0);
+    vms[0].dry = BUDGET_HIGH;
+    vms[0].excluded = BUDGET_PAUSED; /* that may be for long: nothing is to be expected of it */
+    scope.state = BUDGET_SOFT;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_true(plans[1].order.pages > 0);
+}
+
+/* One of which a search has found nothing cold uses what it has, whatever samples said half a minute ago. */
+static void what_has_nothing_cold_is_not_idle(void **state)
+{
+    struct budget_vm vms[2] = {vm_of(GIB), vm_of(GIB)};
+    struct budget_scope scope = scope_of(BUDGET_HARD, 2100 * MIB, 2040 * MIB);
+    struct budget_plan plans[2];
+    (void)state;
+
+    vms[0].working_set_bytes = 16 * MIB;
+    vms[1].working_set_bytes = 256 * MIB;
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_true(plans[0].order.pages > 0);
+    assert_int_equal(plans[1].order.pages, 0);
+    vms[0].dry = BUDGET_HARD; /* it could be taken anything of, but it pays for no idle memory now */
+    make_plans(&scope, &policy, 2, vms, plans);
+    assert_int_equal(plans[0].order.pages, 0);
+    assert_int_equal(plans[0].why.reason, BUDGET_PRICE);
+    assert_true(plans[1].order.pages > 0);
 }
 
 static void small_vms_may_need_some_pages_back(void **state)
@@ -472,7 +526,7 @@ static void the_busy_are_left_alone(void **state)
     struct budget_plan plans[2];
     (void)state;
 
-    vms[0].busy = true;
+    vms[0].excluded = BUDGET_JOB;
     make_plans(&scope, &policy, 2, vms, plans);
     assert_int_equal(plans[0].order.pages, 0);
     assert_int_equal(plans[0].target_bytes, 55 * MIB);
@@ -490,10 +544,10 @@ static void scopes_add_up(void **state)
     (void)state;
 
     budget_plan_limits(&policy, 2, vms, plans);
-    budget_plan(&domain, &policy, 2, vms, first, plans);
+    budget_plan(&domain, BUDGET_BY_DOMAIN, &policy, 2, vms, first, plans);
     assert_true(plans[0].order.pages > 0);
     assert_int_equal(plans[1].order.pages, 0);
-    budget_plan(&host, &policy, 2, vms, all, plans);
+    budget_plan(&host, BUDGET_BY_HOST, &policy, 2, vms, all, plans);
     assert_int_equal(plans[0].order.state, BUDGET_LOW);
     assert_int_equal(plans[1].order.state, BUDGET_SOFT);
     assert_near("the lower target counts", plans[0].target_bytes, 88 * MIB + 205 * MIB / 1000);
@@ -533,7 +587,7 @@ static void nobody_there(void **state)
     struct budget_vm vm = {0};
     (void)state;
 
-    budget_plan(&scope, &policy, 0, &vm, all, &plan);
+    budget_plan(&scope, BUDGET_BY_HOST, &policy, 0, &vm, all, &plan);
     make_plans(&scope, &policy, 1, &vm, &plan); /* one that has nothing */
     assert_int_equal(plan.order.pages, 0);
 }
@@ -554,6 +608,8 @@ int main(void)
         cmocka_unit_test(merged_pages_leave_for_the_swap_file),
         cmocka_unit_test(one_order_is_bounded),
         cmocka_unit_test(soft_backs_off),
+        cmocka_unit_test(others_give_in_its_place_if_they_must),
+        cmocka_unit_test(what_has_nothing_cold_is_not_idle),
         cmocka_unit_test(small_vms_may_need_some_pages_back),
         cmocka_unit_test(hard_and_low_do_not_back_off),
         cmocka_unit_test(what_comes_home_is_allowed_for),

@@ -93,7 +93,7 @@ static void every_option_reaches_its_field(void **state)
                           "--swap", "off", "--swap-max", "5G", "--swap-writes", "6G", "--budget", "9G",
                           "--budget-soft", "10", "--budget-hard", "20", "--budget-low", "130", "--free-soft",
                           "30", "--free-hard", "20", "--free-low", "11", "--headroom", "12", "--idle-tax",
-                          "13", "--refault-limit", "1.5", "--stall-limit", "2.5"),
+                          "13", "--refault-limit", "1.5", "--stall-limit", "2.5", "--dry-run", "on"),
                      0);
     assert_string_equal(config.core.run_dir, "/r");
     assert_string_equal(config.core.state_dir, "/s");
@@ -125,6 +125,7 @@ static void every_option_reaches_its_field(void **state)
     assert_int_equal(config.core.idle_tax_percent, 13);
     assert_true(config.core.refault_percent > 1.49 && config.core.refault_percent < 1.51);
     assert_true(config.core.stall_percent > 2.49 && config.core.stall_percent < 2.51);
+    assert_true(config.core.dry_run);
 }
 
 static void later_sources_win(void **state)
@@ -504,7 +505,7 @@ static void the_example_is_right(void **state)
         }
     if (load_file_bytes(content, bytes))
         fail_msg("%s", error_text);
-    assert_int_equal(noptions, 28);
+    assert_int_equal(noptions, 29);
     core_config_default(&expected);
     assert_int_equal(config.core.ndomains, 1);
     config.core.ndomains = 0;

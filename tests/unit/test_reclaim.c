@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -121,7 +122,8 @@ static void begin_anew(struct awaited *awaited)
     struct budget_terms none = {0};
 
     core->config.budget_bytes = core->config.domains[0].budget_bytes = 0;
-    core->config.domains[0].budget_set = core->reclaim.budget_set = false;
+    core->config.domains[0].budget_set = core->reclaim.budget_set = core->reclaim.dry_run_set = false;
+    core->config.dry_run = !core->config.dry_run; /* what the file says counts */
     a->reclaim.terms = b->reclaim.terms = none;
     a->reclaim.terms_set = b->reclaim.terms_set = false;
     if (awaited)
@@ -165,7 +167,13 @@ static void what_users_set_is_kept(void **state)
     assert_int_equal(a->reclaim.terms.shares, 5);
     assert_true(a->reclaim.terms.swap_never);
     assert_int_equal(terms_set_budget(core, NULL, 0, reason), 0); /* none is a setting, too */
+    terms_set_dry_run(core, true);
     begin_anew(&awaited);
+    assert_true(core->config.dry_run && core->reclaim.dry_run_set);
+    terms_set_dry_run(core, false);
+    core->reclaim.nrecalled = 0;
+    begin_anew(&awaited);
+    assert_true(!core->config.dry_run && core->reclaim.dry_run_set);
     assert_true(core->reclaim.budget_set);
     assert_int_equal(core->config.budget_bytes, 0);
     assert_int_equal(core->reclaim.nrecalled, 1);
@@ -242,21 +250,21 @@ static void an_order_that_finds_too_little_is_remembered(void **state)
     assert_int_equal(a->session->page.flags, 0);
     assert_int_equal(answer(a, 1, 50, 0), 0);
     assert_int_equal(a->paging.own.pages, 0);
-    assert_int_equal(a->reclaim.dry, BUDGET_HIGH);
+    assert_int_equal(a->reclaim.policy.dry, BUDGET_HIGH);
     paging_order_own(a, &cold);
     paging_send(a->session);
     assert_int_equal(answer(a, 2, 0, ECANCELED), 0); /* was not given the time */
-    assert_int_equal(a->reclaim.dry, BUDGET_HIGH);
+    assert_int_equal(a->reclaim.policy.dry, BUDGET_HIGH);
     paging_order_own(a, &cold);
     paging_send(a->session);
     assert_int_equal(answer(a, 3, 49, 0), 0);
-    assert_int_equal(a->reclaim.dry, BUDGET_SOFT);
+    assert_int_equal(a->reclaim.policy.dry, BUDGET_SOFT);
     assert_int_equal(answer(a, 4, 1, 0), -EPROTO); /* nothing was asked */
-    assert_int_equal(a->reclaim.no_swap_ns, 0);
+    assert_int_equal(a->reclaim.policy.no_swap_ns, 0);
     paging_order_own(a, &cold);
     paging_send(a->session);
     assert_int_equal(answer(a, 4, 100, ENOSPC), 0);
-    assert_true(a->reclaim.no_swap_ns);
+    assert_true(a->reclaim.policy.no_swap_ns);
 }
 
 /* A user's job takes the place of an order sent, or not sent yet; whose answer it is goes by the number. */
@@ -295,6 +303,93 @@ static void a_users_job_goes_first(void **state)
     assert_int_equal(a->paging.own.pages, 0);
 }
 
+/* In a dry run it is decided and told as ever, and no engine hears of it. */
+static void a_dry_run_orders_nothing(void **state)
+{
+    struct core_why *why;
+    (void)state;
+
+    core->nvms = 2;
+    a->engine.pid = b->engine.pid = -1;
+    core->config.free_soft_percent = core->config.free_hard_percent = core->config.free_low_percent = 0;
+    look_again(MIB);
+    assert_true(a->paging.own.pages && a->session->page_due);
+    assert_int_equal(reclaim_explain(core, "a", &why), 0);
+    assert_int_equal(why->entry[0].why.reason, BUDGET_ORDERED);
+    assert_false(why->entry[0].dry_run || why->dry_run);
+    unsigned n = why->n;
+    free(why);
+
+    paging_send(a->session);
+    terms_set_dry_run(core, true);
+    assert_int_equal(a->paging.own.pages, 0);
+    assert_int_equal(a->session->page.pages, 0); /* ends the one that was sent */
+    uint64_t sent = a->session->page_sent;
+    paging_send(a->session);
+    assert_int_equal(a->session->page_sent, sent + 1);
+    look_again(MIB);
+    assert_both_give(); /* would */
+    assert_int_equal(a->paging.own.pages, 0);
+    assert_false(a->session->page_due);
+    assert_int_equal(reclaim_explain(core, "a", &why), 0);
+    assert_int_equal(why->n, n + 1);
+    assert_int_equal(why->entry[0].why.reason, BUDGET_ORDERED);
+    assert_true(why->entry[0].dry_run && why->dry_run);
+    free(why);
+    assert_int_equal(reclaim_explain(core, "c", &why), -ENOENT);
+
+    core->reclaim.shown.state = BUDGET_LOW;
+    assert_false(reclaim_refuses(core, world->domain[0], reason, sizeof reason));
+    terms_set_dry_run(core, false);
+    assert_true(reclaim_refuses(core, world->domain[0], reason, sizeof reason));
+    look_again(MIB);
+    assert_true(a->paging.own.pages);
+}
+
+/* What the daemon sees of a VM that may not be asked. */
+static void who_cannot_give_is_excluded(void **state)
+{
+    static const struct {
+        uint64_t state;
+        bool job, session;
+        enum budget_excluded excluded;
+    } cases[] = {
+        {WIRE_VM_RUNNING, false, true, BUDGET_INCLUDED}, {WIRE_VM_PAUSED, false, true, BUDGET_PAUSED},
+        {WIRE_VM_CLOSING, false, true, BUDGET_CLOSING},  {WIRE_VM_RUNNING, true, true, BUDGET_JOB},
+        {WIRE_VM_RUNNING, false, false, BUDGET_LOST},
+    };
+    struct session *session = a->session;
+    (void)state;
+
+    core->nvms = 2;
+    a->engine.pid = b->engine.pid = -1;
+    core->config.free_soft_percent = core->config.free_hard_percent = core->config.free_low_percent = 0;
+    look_again(MIB); /* now there is a budget */
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct core_why *why;
+        a->stats.state = cases[i].state;
+        a->session = cases[i].session ? session : NULL;
+        a->paging = (struct paging){.job = cases[i].job ? 77 : 0};
+        core->reclaim.looked_ns = 0;
+        reclaim_tick(core, 1000000 * CLOCK_S + i * CLOCK_S);
+        bool ordered = a->paging.own.pages;
+        a->session = session;
+        assert_int_equal(reclaim_explain(core, "a", &why), 0);
+        assert_int_equal(why->entry[0].vm.excluded, cases[i].excluded);
+        assert_int_equal(why->entry[0].why.reason, cases[i].excluded ? BUDGET_EXCLUDED : BUDGET_ORDERED);
+        assert_int_equal(ordered, !cases[i].excluded);
+        free(why);
+    }
+    a->paging = (struct paging){0};
+    a->stats.state = WIRE_VM_RUNNING;
+    a->stats.ineligible_bytes[0] = a->stats.ineligible_bytes[1] = 256 * WIRE_PAGE_BYTES; /* all of it */
+    look_again(MIB);
+    assert_int_equal(a->paging.own.pages, 0);
+    assert_int_equal(a->reclaim.usage.reclaimable_bytes, 0);
+    assert_int_equal(why_entry_at(&a->reclaim.why, 0)->why.reason, BUDGET_INELIGIBLE);
+    assert_true(b->paging.own.pages);
+}
+
 static void low_lets_nobody_in(void **state)
 {
     char why[120] = "";
@@ -324,6 +419,8 @@ int main(void)
         TEST(the_idle_give_first),
         TEST(an_order_that_finds_too_little_is_remembered),
         TEST(a_users_job_goes_first),
+        TEST(a_dry_run_orders_nothing),
+        TEST(who_cannot_give_is_excluded),
         TEST(low_lets_nobody_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
