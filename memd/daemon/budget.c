@@ -211,7 +211,7 @@ static uint64_t may_leave(enum budget_state state, const struct budget_vm *vm)
 
 /* Why nothing can be asked of it in this state; BUDGET_ORDERED: it can. */
 static enum budget_reason spared(const struct budget_policy *policy, enum budget_state state,
-                                 const struct budget_vm *vm)
+                                 const struct budget_vm *vm, double ease)
 {
     if (vm->excluded)
         return BUDGET_EXCLUDED;
@@ -223,7 +223,7 @@ static enum budget_reason spared(const struct budget_policy *policy, enum budget
         return BUDGET_DRY;
     if (reserved(vm) && vm->resident_bytes <= reserved(vm))
         return BUDGET_RESERVED;
-    if (state == BUDGET_SOFT && budget_ease(policy, vm) <= 0)
+    if (state == BUDGET_SOFT && ease <= 0)
         return stall_ease(policy) <= 0 ? BUDGET_STALLS : BUDGET_REFAULTS;
     return BUDGET_ORDERED;
 }
@@ -255,21 +255,21 @@ static uint64_t priced_floor(enum budget_reason spared, enum budget_state state,
 }
 
 /* The most that one order may ask for. */
-static double step_of(const struct budget_policy *policy, enum budget_state state, const struct budget_vm *vm)
+static double step_of(enum budget_state state, const struct budget_vm *vm, double ease)
 {
     const struct pace *pace = &paces[state];
     double step = (double)vm->resident_bytes * pace->part;
 
     if (step < (double)pace->least_bytes)
         step = (double)pace->least_bytes;
-    return state == BUDGET_SOFT ? step * budget_ease(policy, vm) : step;
+    return state == BUDGET_SOFT ? step * ease : step;
 }
 
-static struct budget_order order_for(const struct budget_policy *policy, enum budget_state state,
-                                     const struct budget_vm *vm, uint64_t bytes)
+static struct budget_order order_for(enum budget_state state, const struct budget_vm *vm, double ease,
+                                     uint64_t bytes)
 {
     const struct pace *pace = &paces[state];
-    double step = step_of(policy, state, vm);
+    double step = bytes ? step_of(state, vm, ease) : 0;
     uint64_t pages = (bytes < (uint64_t)step ? bytes : (uint64_t)step) / PAGE_BYTES;
     enum budget_state depth = depth_of(state, vm);
     if (pages < BUDGET_ORDER_LEAST || !depth)
@@ -346,11 +346,11 @@ static void plan_limit(const struct budget_policy *policy, const struct budget_v
     uint64_t limit = vm->terms.limit_bytes;
     bool far = vm->resident_bytes - limit > limit / BUDGET_LIMIT_FAR;
     enum budget_state state = far ? BUDGET_LOW : BUDGET_HARD;
-    enum budget_reason why = spared(policy, state, vm);
+    enum budget_reason why = spared(policy, state, vm, 1);
     uint64_t bytes = has(state, vm), least = floor_of(why, state, vm);
     uint64_t keep = less(limit, (uint64_t)comes_home(policy, vm));
     uint64_t wanted = less(bytes, keep), gives = less(bytes, least > keep ? least : keep);
-    struct budget_order order = order_for(policy, state, vm, gives);
+    struct budget_order order = order_for(state, vm, 1, gives);
 
     settle(plan, &order,
            &(struct budget_why){.by = BUDGET_BY_LIMIT,
@@ -441,10 +441,14 @@ static double open_sale(const struct budget_scope *scope, const struct budget_po
         if (!member[i])
             continue;
         uint64_t bytes = has(scope->state, vm);
-        enum budget_reason spares = spared(policy, scope->state, vm);
-        plans[i].seller =
-            (struct budget_seller){shares_of(vm), active_of(vm),
-                                   (double)priced_floor(spares, scope->state, vm), (double)bytes, spares};
+        double ease = budget_ease(policy, vm);
+        enum budget_reason spares = spared(policy, scope->state, vm, ease);
+        plans[i].seller = (struct budget_seller){.shares = shares_of(vm),
+                                                 .active = active_of(vm),
+                                                 .floor = (double)priced_floor(spares, scope->state, vm),
+                                                 .has = (double)bytes,
+                                                 .ease = ease,
+                                                 .spared = spares};
         double price = charge(policy->tax, vm, (double)bytes) / plans[i].seller.shares;
         if (price > *ret_price)
             *ret_price = price;
@@ -476,7 +480,7 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
         keep = keep < floor ? floor : keep;
         if (keep < plans[i].target_bytes)
             plans[i].target_bytes = keep;
-        struct budget_order order = order_for(policy, scope->state, vm, less(bytes, keep));
+        struct budget_order order = order_for(scope->state, vm, of->ease, less(bytes, keep));
         enum budget_reason why = outcome(of->spared, less(bytes, keep), &order);
         if (why == BUDGET_PRICE && wanted <= 0)
             why = BUDGET_ENOUGH;
@@ -492,7 +496,7 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
                                     .shares = of->shares,
                                     .taxed_bytes = charge(policy->tax, vm, of->has),
                                     .price = price,
-                                    .ease = budget_ease(policy, vm),
+                                    .ease = of->ease,
                                     .paced = less(bytes, keep) / PAGE_BYTES > order.pages});
     }
 }

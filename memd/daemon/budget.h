@@ -188,7 +188,7 @@ struct budget_plan {
     struct budget_order order;
     struct budget_why why;
     struct budget_seller { /* of budget_plan() */
-        double shares, active, floor, has;
+        double shares, active, floor, has, ease;
         enum budget_reason spared;
     } seller;
 };

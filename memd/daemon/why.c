@@ -193,6 +193,8 @@ static void put_price(struct text *text, const struct why_entry *e)
 
     if (e->vm.dry)
         put(text, "it has %.1f MiB, and a search has found nothing cold", mib(w->has_bytes));
+    else if (e->vm.working_set_bytes >= w->has_bytes)
+        put(text, "all of its %.1f MiB are in use", mib(w->has_bytes));
     else if (e->vm.working_set_bytes)
         put(text, "%.1f MiB of its %.1f are in use, with idle tax it is charged for %.1f",
             mib(e->vm.working_set_bytes), mib(w->has_bytes), w->taxed_bytes / (1 << 20));

@@ -93,21 +93,21 @@ used_is_what_the_kernel_says
 
 # ---- a dry run decides and tells, and nothing leaves; when it ends, it does
 why_says() {
-    ctl why "$1" --json | grep -q "\"reason\": \"$2\""
+    grep -q "\"reason\": \"$2\"" <<<"$(ctl why "$1" --json)"
 }
 out_before=$(total page_outs)
 ctl budget --dry-run on >/dev/null || fail "a dry run was refused"
 ctl budget 55M >/dev/null || fail "the budget was refused"
 for i in 1 2 3; do
     await 20 why_says g$i ordered || fail "why does not tell what g$i would be asked for: $(ctl why g$i)"
-    ctl why g$i | grep -q "(not given: dry run)" || fail "the orders are not marked as not given: $(ctl why g$i)"
+    grep -q "(not given: dry run)" <<<"$(ctl why g$i)" || fail "the orders are not marked as not given: $(ctl why g$i)"
 done
 await 20 is_low || fail "three times the budget is not low: $(ctl budget)"
 guest late --mem 8 --domain common
 await 20 above 3 total vms || fail "a dry run turns VMs away: $(ctl status)"
 guest_end late
 [ "$(total page_outs)" = "$out_before" ] || fail "a dry run has paged out: $(ctl status)"
-ctl status | grep -q "^dry run: " || fail "status does not say that this is a dry run"
+grep -q "^dry run: " <<<"$(ctl status)" || fail "status does not say that this is a dry run"
 ctl budget --dry-run off >/dev/null || fail "a dry run does not end"
 
 # ---- a third of what the guests have
@@ -120,7 +120,7 @@ used_is_what_the_kernel_says
 [ "$(total swapped_pages)" -gt 1000 ] || fail "nothing was swapped: $(ctl status)"
 
 for i in 1 2 3; do
-    ctl why g$i | grep -q "^  last order answered " || fail "why does not tell what came back: $(ctl why g$i)"
+    grep -q "^  last order answered " <<<"$(ctl why g$i)" || fail "why does not tell what came back: $(ctl why g$i)"
 done
 
 # ---- a user's job goes first, and ends as asked
