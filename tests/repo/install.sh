@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=120 san=no
+# memd-test: timeout=120 san=no alone
 #
+# Alone: with another prefix memd and memctl are linked anew.
 # What `make install` puts where, that `make uninstall` takes it away again, what the libraries export, and that
 # a program builds and runs against the installed tree alone: shared, and with nothing shared.
 set -euo pipefail
