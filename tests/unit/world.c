@@ -170,6 +170,7 @@ void world_vm_leave(struct world *world, struct world_vm *w)
     cds_list_del(&w->session->written_link);
     munmap(w->session->shm, sizeof *w->session->shm);
     free(w->session);
+    why_free(&w->vm->reclaim.why);
     free(w->vm);
     free(w->content);
     *w = (struct world_vm){0};
