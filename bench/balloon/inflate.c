@@ -31,14 +31,10 @@ static void take(enum trace_kind kind, enum side side, unsigned round, const str
     report_raw(trace_name(kind), returned[kind][side][round], "%s_%u_returned", side_name[side], round);
 }
 
-static double median(double *value, unsigned n)
-{
-    return bench_median(value, n);
-}
-
 static double report_cost(enum trace_kind kind, const char *key, unsigned rounds)
 {
-    double qemu = median(ns_of_page[kind][QEMU], rounds), memd = median(ns_of_page[kind][MEMD], rounds);
+    double qemu = bench_median(ns_of_page[kind][QEMU], rounds),
+           memd = bench_median(ns_of_page[kind][MEMD], rounds);
 
     report_value(key, qemu, memd, qemu / memd);
     return qemu / memd;
@@ -59,7 +55,7 @@ void inflate_measure(const struct bench *bench)
         double ratio = report_cost(kind, kind == TRACE_FRESH ? "inflate_ratio" : "inflate_fragmented_ratio",
                                    bench->rounds);
         for (enum side side = 0; side < SIDES; side++) {
-            double middle = median(returned[kind][side], bench->rounds);
+            double middle = bench_median(returned[kind][side], bench->rounds);
             least[side] = middle < least[side] ? middle : least[side];
         }
         bench_say("%s: %zu pages given up; QEMU takes %.2f times the CPU time that memd takes",
