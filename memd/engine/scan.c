@@ -213,18 +213,22 @@ static uint32_t chunks_in_room(const struct memd *m)
     return n < STEP_CHUNKS ? n : STEP_CHUNKS;
 }
 
+static void set_tag(struct region *r, uint32_t page, uint64_t hash)
+{
+    uint64_t e = page_get(r, page) & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT);
+
+    page_set(r, page, e | (uint64_t)wire_tag_of_hash(hash) << WIRE_PAGE_TAG_SHIFT);
+}
+
 /* A written page in a store mapping is not tracked: it counts as quiet when its hash was the same a round
  * ago. */
 static bool broken_quiet(struct region *r, uint32_t page, uint64_t hash)
 {
     uint64_t e = page_get(r, page);
-    uint32_t tag = wire_tag_of_hash(hash);
 
-    if (entry_state(e) != WIRE_PAGE_BROKEN || entry_tag(e) == tag)
+    if (entry_state(e) != WIRE_PAGE_BROKEN || entry_tag(e) == wire_tag_of_hash(hash))
         return true;
-    page_set(r, page,
-             (e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT)) | (uint64_t)tag
-                                                                                << WIRE_PAGE_TAG_SHIFT);
+    set_tag(r, page, hash);
     return false;
 }
 
@@ -273,9 +277,9 @@ static void digest_page(struct memd *m, struct region *r, uint32_t page, struct 
     pending_clear(r, page);
     if (hash == zero_page_hash() && zero_broken(m, r, page))
         return;
-    page_set(r, page,
-             (e & ~((uint64_t)WIRE_PAGE_TAG_MASK << WIRE_PAGE_TAG_SHIFT)) | (uint64_t)wire_tag_of_hash(hash)
-                                                                                << WIRE_PAGE_TAG_SHIFT);
+    if (entry_state(page_get(r, page)) != entry_state(e)) /* come home with what was wanted before it */
+        return;
+    set_tag(r, page, hash);
     if (b->count && (b->page + b->count != page || b->count == WIRE_HASHES_MAX))
         batch_send(m, r, b);
     if (!b->count)
