@@ -293,3 +293,13 @@ int core_job_cancel(struct core *core, uint64_t job)
 {
     return calls_ask(&core->calls, do_cancel, &job, sizeof job, NULL);
 }
+
+unsigned core_jobs_ended(struct core *core)
+{
+    return jobs_ended(&core->jobs);
+}
+
+void core_jobs_wait(struct core *core, unsigned ended, unsigned ms)
+{
+    jobs_wait(&core->jobs, ended, ms);
+}

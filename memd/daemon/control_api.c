@@ -19,9 +19,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#define JOB_POLL_MS     25
+#define JOB_LOOK_MS     100u  /* whether the daemon is to end, while a job is waited for */
 #define RECLAIM_MS      60000 /* for a guest to reclaim, unless the client says */
 #define PAGEOUT_PARK_MS 1000u /* for a page to be touched before it is packed */
 
@@ -563,7 +562,6 @@ static void reply_no_job(struct control_reply *reply, int result, uint64_t job)
 /* With ?wait_ms=N: answers when the job has ended, or after N ms. */
 static void get_job(struct control_request *request, struct control_reply *reply)
 {
-    const struct timespec pause = {.tv_nsec = JOB_POLL_MS * 1000000l};
     uint64_t id, wait_ms = 0;
     struct core_job job;
 
@@ -573,15 +571,18 @@ static void get_job(struct control_request *request, struct control_reply *reply
         reply_error(reply, EINVAL, "wait_ms is a number from 0 to %d", CONTROL_WAIT_MS_MAX);
         return;
     }
-    for (uint64_t end_ns = clock_now_ns() + wait_ms * CLOCK_MS;;) {
+    for (uint64_t end_ns = clock_now_ns() + wait_ms * CLOCK_MS, now_ns;;) {
+        unsigned ended = core_jobs_ended(request->core);
         int result = core_job_poll(request->core, id, &job);
         if (result) {
             reply_no_job(reply, result, id);
             return;
         }
-        if (job.state != CORE_JOB_RUNNING || clock_now_ns() >= end_ns || atomic_load(request->stopping))
+        now_ns = clock_now_ns();
+        if (job.state != CORE_JOB_RUNNING || now_ns >= end_ns || atomic_load(request->stopping))
             break;
-        nanosleep(&pause, NULL);
+        uint64_t left_ms = (end_ns - now_ns) / CLOCK_MS + 1;
+        core_jobs_wait(request->core, ended, left_ms < JOB_LOOK_MS ? (unsigned)left_ms : JOB_LOOK_MS);
     }
     reply_json(reply, MHD_HTTP_OK, control_json_job(&job));
 }

@@ -239,6 +239,7 @@ static void init(struct core *core, const struct core_config *config)
     CDS_INIT_LIST_HEAD(&core->written);
     CDS_INIT_LIST_HEAD(&core->ended);
     CDS_INIT_LIST_HEAD(&core->agents.list);
+    jobs_open(&core->jobs);
 }
 
 static int measure(struct core *core)

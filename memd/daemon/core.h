@@ -319,5 +319,8 @@ int core_reclaim_start(struct core *core, const char *vm, uint64_t bytes, uint32
 /* -ENOENT: no such job is remembered. */
 int core_job_poll(struct core *core, uint64_t job, struct core_job *ret_job);
 int core_job_cancel(struct core *core, uint64_t job);
+/* How many jobs have ended; and until there are more than `ended`, but at most `ms`. */
+unsigned core_jobs_ended(struct core *core);
+void core_jobs_wait(struct core *core, unsigned ended, unsigned ms);
 
 #endif

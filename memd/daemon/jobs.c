@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define HASHES_ROOM_MIN (1u << 14)
 #define HASHES_MAX      (1u << 28) /* 2 GiB of table */
@@ -91,6 +92,10 @@ void jobs_end(struct core *core, struct jobs_record *r, int error, const char *r
     r->job.progress = 1;
     if (error)
         snprintf(r->job.reason, sizeof r->job.reason, "%s", reason);
+    pthread_mutex_lock(&core->jobs.lock);
+    core->jobs.ended++;
+    pthread_cond_broadcast(&core->jobs.more);
+    pthread_mutex_unlock(&core->jobs.lock);
 }
 
 int jobs_poll(struct core *core, uint64_t id, struct core_job *ret_job)
@@ -114,10 +119,46 @@ int jobs_cancel(struct core *core, uint64_t id)
     return 0;
 }
 
+void jobs_open(struct jobs *jobs)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&jobs->more, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&jobs->lock, NULL);
+}
+
 void jobs_close(struct jobs *jobs)
 {
     for (unsigned i = 0; i < CORE_JOBS_MAX; i++)
         hashes_free(&jobs->record[i]);
+    pthread_cond_destroy(&jobs->more);
+    pthread_mutex_destroy(&jobs->lock);
+}
+
+/* ---------------------------------------------------------------- whoever waits */
+
+unsigned jobs_ended(struct jobs *jobs)
+{
+    pthread_mutex_lock(&jobs->lock);
+    unsigned ended = jobs->ended;
+    pthread_mutex_unlock(&jobs->lock);
+    return ended;
+}
+
+void jobs_wait(struct jobs *jobs, unsigned ended, unsigned ms)
+{
+    uint64_t until_ns = clock_now_ns() + ms * CLOCK_MS;
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
+                             .tv_nsec = (long)(until_ns % 1000000000u)};
+    int err = 0;
+
+    pthread_mutex_lock(&jobs->lock);
+    while (jobs->ended == ended && !err)
+        err = pthread_cond_timedwait(&jobs->more, &jobs->lock, &until);
+    pthread_mutex_unlock(&jobs->lock);
 }
 
 /* ---------------------------------------------------------------- unmerge */

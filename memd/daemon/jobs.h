@@ -12,6 +12,8 @@
 
 #include "memd/daemon/core.h"
 
+#include <pthread.h>
+
 struct vm;
 struct jobs_hashes;
 
@@ -26,6 +28,10 @@ struct jobs {
     struct jobs_record record[CORE_JOBS_MAX];
     uint64_t last;     /* number of the latest job */
     unsigned settling; /* settle jobs that run */
+
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t more;
+    unsigned ended; /* jobs, modulo 2^32 */
 };
 
 /* Of the loop: see core.h for what they do. */
@@ -37,7 +43,12 @@ int jobs_cancel(struct core *core, uint64_t id);
 
 /* Look whether jobs have ended. */
 void jobs_tick(struct core *core);
+void jobs_open(struct jobs *jobs);
 void jobs_close(struct jobs *jobs);
+
+/* Any thread: how many jobs have ended; until there are others than `ended`, but at most `ms`. */
+unsigned jobs_ended(struct jobs *jobs);
+void jobs_wait(struct jobs *jobs, unsigned ended, unsigned ms);
 
 /* For whoever carries jobs out. */
 int jobs_begin(struct core *core, enum core_job_kind kind, struct jobs_record **ret_record);

@@ -30,9 +30,19 @@
  *
  * Arming is left to PAGEMAP_SCAN, as in the rounds: it puts no marker where there is no page.
  */
+#include "memd/engine/out.h"
 #include "memd/engine/out_parts.h"
+#include "memd/engine/pager.h"
+
+#include <sys/mman.h>
 
 #define VEC_MAX 64u
+
+/* Pages of a chunk that were armed. */
+struct armed {
+    uint32_t first;
+    uint64_t bits[CHUNK_WORDS]; /* from page `first` */
+};
 
 static const struct scan_query query_armed = {
     .inverted = PAGE_IS_WRITTEN | PAGE_IS_HUGE | PAGE_IS_PFNZERO,
@@ -58,7 +68,7 @@ static void found(struct memd *m, struct region *r, uint32_t page, uint32_t npag
         armed->bits[bit / 64] |= 1ull << (bit % 64);
 }
 
-void armed_note(struct memd *m, struct region *r, uint32_t chunk, struct armed *ret_armed)
+static void armed_note(struct memd *m, struct region *r, uint32_t chunk, struct armed *ret_armed)
 {
     *ret_armed = (struct armed){.first = chunk_first(r, chunk)};
     scan_pages(m, r, ret_armed->first, chunk_end(r, chunk), &query_armed, found, ret_armed);
@@ -69,7 +79,7 @@ static bool is_armed(const struct armed *armed, uint32_t bit)
     return bit < CHUNK_PAGES && armed->bits[bit / 64] >> (bit % 64) & 1;
 }
 
-void armed_again(struct memd *m, struct region *r, const struct armed *armed)
+static void armed_again(struct memd *m, struct region *r, const struct armed *armed)
 {
     struct page_region vec[VEC_MAX];
 
@@ -83,4 +93,57 @@ void armed_again(struct memd *m, struct region *r, const struct armed *armed)
                walked > (uintptr_t)hva)
             hva = (const char *)walked;
     }
+}
+
+/* ---- MISSING off */
+
+static bool places_used(const struct region *r, uint32_t chunk)
+{
+    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++)
+        if (place_get(r, p))
+            return true;
+    return false;
+}
+
+void out_trim_places(struct region *r, uint32_t chunk)
+{
+    if (r->out.place && !atomic_load_explicit(&r->chunks[chunk].missing, memory_order_relaxed) &&
+        !places_used(r, chunk))
+        madvise(r->out.place + (uint64_t)chunk * CHUNK_PAGES, PAGE_BYTES, MADV_DONTNEED);
+}
+
+bool out_release(struct memd *m, struct region *r, uint32_t chunk)
+{
+    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk), next;
+    struct chunk *c = &r->chunks[chunk];
+    struct armed armed;
+    int err = 0;
+
+    chunk_lock(c);
+    bool empty = !atomic_load_explicit(&c->out, memory_order_relaxed);
+    if (empty)
+        armed_note(m, r, chunk, &armed);
+    for (uint32_t p = first; empty && p < end && !err; p = next) {
+        const struct segment *s = region_segment(r, p);
+        next = p + 1;
+        if (!s || entry_in_store(page_get(r, p)))
+            continue;
+        while (next < end && next < s->first + s->npages && !entry_in_store(page_get(r, next)))
+            next++;
+        err = uffd_unregister(m->uffd_a, page_hva(r, p), (next - p) * PAGE_BYTES);
+        if (!err)
+            err = uffd_register(m->uffd_a, page_hva(r, p), (next - p) * PAGE_BYTES, UFFDIO_REGISTER_MODE_WP);
+    }
+    if (empty)
+        armed_again(m, r, &armed);
+    if (empty && !err) {
+        atomic_store_explicit(&c->missing, 0, memory_order_relaxed);
+        m->pager->missing_chunks--;
+        out_trim_places(r, chunk);
+        if (r->out.shadow) /* nothing is there, and its page table goes, too (Linux 6.14) */
+            madvise(shadow_page(r, first), (end - first) * PAGE_BYTES, MADV_DONTNEED);
+    }
+    out_unlock(m, c);
+    uffd_wake(m->uffd_a, page_hva(r, first), (end - first) * PAGE_BYTES);
+    return empty && !err;
 }

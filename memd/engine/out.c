@@ -43,6 +43,7 @@
 
 #define PACKED_MAX    3072u /* a page that does not get smaller than this is not worth packing */
 #define TRIES_MAX     1000u
+#define HOME_PAGES    64u  /* come home before others may have the chunk */
 #define TELL_WORKER   256u /* pages dropped from the pool by the fault server */
 #define SHADOW_MARGIN (2 * CHUNK_PAGES * PAGE_BYTES)
 static_assert(PACKED_MAX <= POOL_OBJECT_MAX, "fits an object");
@@ -527,16 +528,12 @@ static uint32_t home_run(struct memd *m, struct region *r, uint32_t page, uint32
     return n;
 }
 
-int out_home(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_homed)
+/* What is in memory; the chunk is locked meanwhile. */
+static int home_piece(struct memd *m, struct region *r, uint32_t page, uint32_t end, uint32_t *homed_inout)
 {
-    uint32_t chunk = chunk_of(r, page), end = page + npages, n = 0;
-    struct chunk *c = &r->chunks[chunk];
+    struct chunk *c = &r->chunks[chunk_of(r, page)];
     int err = 0;
 
-    if (!atomic_load_explicit(&c->out, memory_order_relaxed)) {
-        *ret_homed = 0;
-        return 0;
-    }
     chunk_lock(c);
     for (uint32_t p = page, next; p < end && !err; p = next) {
         next = p + 1;
@@ -547,10 +544,27 @@ int out_home(struct memd *m, struct region *r, uint32_t page, uint32_t npages, u
         bool sample = entry_sample(page_get(r, p));
         uint32_t homed = home_run(m, r, p, next - p);
         err = homed < next - p ? -ENOMEM : 0;
-        n += sample ? 0 : homed;
+        *homed_inout += sample ? 0 : homed;
     }
     out_unlock(m, c);
-    uffd_wake(m->uffd_a, page_hva(r, page), npages * PAGE_BYTES);
+    uffd_wake(m->uffd_a, page_hva(r, page), (end - page) * PAGE_BYTES);
+    return err;
+}
+
+int out_home(struct memd *m, struct region *r, uint32_t page, uint32_t npages, uint32_t *ret_homed)
+{
+    uint32_t end = page + npages, n = 0;
+    int err = 0;
+
+    *ret_homed = 0;
+    if (!atomic_load_explicit(&r->chunks[chunk_of(r, page)].out, memory_order_relaxed))
+        return 0;
+    pool_gather(m->pager->pool);
+    for (uint32_t p = page, next; p < end && !err; p = next) {
+        next = end - p < HOME_PAGES ? end : p + HOME_PAGES;
+        err = home_piece(m, r, p, next, &n);
+    }
+    pool_give_back(m->pager->pool);
     for (uint32_t p = page; p < end && !err; p++) {
         bool homed = false;
         err = swap_home(m, r, p, &homed);
@@ -615,59 +629,6 @@ void out_discard(struct memd *m, struct region *r, uint32_t page, uint32_t npage
     out_emptied(m, r, page);
     out_unlock(m, c);
     uffd_wake(m->uffd_a, page_hva(r, page), npages * PAGE_BYTES);
-}
-
-/* ---- MISSING off */
-
-static bool places_used(const struct region *r, uint32_t chunk)
-{
-    for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++)
-        if (place_get(r, p))
-            return true;
-    return false;
-}
-
-void out_trim_places(struct region *r, uint32_t chunk)
-{
-    if (r->out.place && !atomic_load_explicit(&r->chunks[chunk].missing, memory_order_relaxed) &&
-        !places_used(r, chunk))
-        madvise(r->out.place + (uint64_t)chunk * CHUNK_PAGES, PAGE_BYTES, MADV_DONTNEED);
-}
-
-bool out_release(struct memd *m, struct region *r, uint32_t chunk)
-{
-    uint32_t first = chunk_first(r, chunk), end = chunk_end(r, chunk), next;
-    struct chunk *c = &r->chunks[chunk];
-    struct armed armed;
-    int err = 0;
-
-    chunk_lock(c);
-    bool empty = !atomic_load_explicit(&c->out, memory_order_relaxed);
-    if (empty)
-        armed_note(m, r, chunk, &armed);
-    for (uint32_t p = first; empty && p < end && !err; p = next) {
-        const struct segment *s = region_segment(r, p);
-        next = p + 1;
-        if (!s || entry_in_store(page_get(r, p)))
-            continue;
-        while (next < end && next < s->first + s->npages && !entry_in_store(page_get(r, next)))
-            next++;
-        err = uffd_unregister(m->uffd_a, page_hva(r, p), (next - p) * PAGE_BYTES);
-        if (!err)
-            err = uffd_register(m->uffd_a, page_hva(r, p), (next - p) * PAGE_BYTES, UFFDIO_REGISTER_MODE_WP);
-    }
-    if (empty)
-        armed_again(m, r, &armed);
-    if (empty && !err) {
-        atomic_store_explicit(&c->missing, 0, memory_order_relaxed);
-        m->pager->missing_chunks--;
-        out_trim_places(r, chunk);
-        if (r->out.shadow) /* nothing is there, and its page table goes, too (Linux 6.14) */
-            madvise(shadow_page(r, first), (end - first) * PAGE_BYTES, MADV_DONTNEED);
-    }
-    out_unlock(m, c);
-    uffd_wake(m->uffd_a, page_hva(r, first), (end - first) * PAGE_BYTES);
-    return empty && !err;
 }
 
 /* ---- the pool's objects change places */

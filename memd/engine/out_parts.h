@@ -54,12 +54,4 @@ void out_unpack(const void *packed, uint32_t bytes, void *to);
 void out_count_fault(struct memd *m, _Atomic uint64_t *tier);
 void out_trim_places(struct region *r, uint32_t chunk); /* gives their memory back if none is used */
 
-/* Write tracking that outlives taking MISSING off, see armed.c. */
-struct armed {
-    uint32_t first;
-    uint64_t bits[CHUNK_WORDS]; /* from page `first` */
-};
-void armed_note(struct memd *m, struct region *r, uint32_t chunk, struct armed *ret_armed);
-void armed_again(struct memd *m, struct region *r, const struct armed *armed);
-
 #endif

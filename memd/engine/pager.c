@@ -36,7 +36,7 @@
 #define SWEEP_MS       500u
 #define RELEASE_STEP   16u  /* chunks, 40 to 240 us each */
 #define COMPACT_STEP   256u /* objects */
-#define HOME_STEP      64u  /* pages, or what a slow device gives in HOME_NS */
+#define HOME_STEP      256u /* pages, or what a slow device gives in HOME_NS */
 #define HOME_NS        10000000ull
 #define SEEN_EMPTY     2u /* chunk.missing: and nothing was out in the last sweep */
 #define AREA_LZ4_BYTES 20480u

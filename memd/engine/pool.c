@@ -15,7 +15,8 @@
  *   free      the next free slot of the block
  *
  * Blocks with room are kept per class in lists by how full they are. New objects go to the fullest, and
- * compaction empties the emptiest; an empty block goes back to the host at once (MADV_DONTNEED).
+ * compaction empties the emptiest; an empty block goes back to the host at once (MADV_DONTNEED), or with
+ * others beside it, when much is freed (pool_gather).
  *
  * All of it is excluded from fork: the child has no engine.
  */
@@ -39,6 +40,7 @@
 #define FULLNESS        4u
 #define SPARSE_MIN      (1u << 20) /* bytes not worth collecting */
 #define NO_SLOT         0xffffu
+#define GATHER_MAX      32u /* blocks */
 #define LIVE            (1ull << 63)
 #define HEADER_BYTES    8u
 #define OWNER_PAGE_BITS 28
@@ -63,6 +65,9 @@ struct pool {
     uint32_t partial[CLASSES][FULLNESS];
     uint64_t objects, used_bytes, used_blocks;
     _Atomic uint32_t dropped;
+    bool gathers;
+    unsigned ngathered; /* blocks that are empty, and still to be given back */
+    uint32_t gathered[GATHER_MAX];
 };
 
 /* ---- handles */
@@ -207,14 +212,60 @@ static uint32_t block_new(struct pool *p, uint32_t class)
     return block;
 }
 
+/* Consecutive ones, of one arena. */
+static void blocks_give_back(struct pool *p, const uint32_t *blocks, unsigned n)
+{
+    madvise(block_bytes(p, *blocks), (uint64_t)n * BLOCK_BYTES, MADV_DONTNEED);
+    for (unsigned i = 0; i < n; i++) {
+        block_at(p, blocks[i])->next = p->empty;
+        p->empty = blocks[i];
+    }
+    p->used_blocks -= n;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void give_back_gathered(struct pool *p)
+{
+    uint32_t *g = p->gathered;
+
+    qsort(g, p->ngathered, sizeof *g, by_number);
+    for (unsigned i = 0, end; i < p->ngathered; i = end) {
+        for (end = i + 1; end < p->ngathered && g[end] == g[end - 1] + 1 && g[end] % ARENA_BLOCKS;)
+            end++;
+        blocks_give_back(p, g + i, end - i);
+    }
+    p->ngathered = 0;
+}
+
 static void block_give_back(struct pool *p, uint32_t block)
 {
-    struct block *b = block_at(p, block);
+    if (!p->gathers) {
+        blocks_give_back(p, &block, 1);
+        return;
+    }
+    p->gathered[p->ngathered++] = block;
+    if (p->ngathered == GATHER_MAX)
+        give_back_gathered(p);
+}
 
-    madvise(block_bytes(p, block), BLOCK_BYTES, MADV_DONTNEED);
-    b->next = p->empty;
-    p->empty = block;
-    p->used_blocks--;
+void pool_gather(struct pool *pool)
+{
+    if (pool)
+        pool->gathers = true;
+}
+
+void pool_give_back(struct pool *pool)
+{
+    if (!pool)
+        return;
+    give_back_gathered(pool);
+    pool->gathers = false;
 }
 
 /* The fullest with room. */

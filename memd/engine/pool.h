@@ -34,6 +34,11 @@ uint32_t pool_put(struct pool *pool, const void *content, uint32_t bytes, struct
 const void *pool_get(const struct pool *pool, uint32_t handle, uint32_t *ret_bytes);
 void pool_free(struct pool *pool, uint32_t handle);
 
+/* From the first to the second, of much that is freed, blocks that get empty are kept until they can be given
+ * back to the host in few calls, each of which interrupts the VMM's threads. NULL is fine. */
+void pool_gather(struct pool *pool);
+void pool_give_back(struct pool *pool);
+
 /* Frees without touching what engine.work guards: the memory comes back with the next pool_reap(). */
 void pool_discard(struct pool *pool, uint32_t handle);
 /* Returns how many were freed. */

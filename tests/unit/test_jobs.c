@@ -6,8 +6,11 @@
 #include "tests/unit/world.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +27,7 @@ static int start(void **state)
     (void)state;
     world = world_open(1, false);
     core = world->core;
+    jobs_open(&core->jobs);
     return 0;
 }
 
@@ -239,6 +243,48 @@ static void an_unmerge_ends_with_the_last_vm(void **state)
     take_memory_back();
 }
 
+struct waiter {
+    uint64_t id;
+    _Atomic bool waits;
+    unsigned ended, now;
+    uint64_t waited_ns;
+};
+
+static void *wait_long(void *arg)
+{
+    struct waiter *w = arg;
+    uint64_t begun_ns = clock_now_ns();
+
+    atomic_store(&w->waits, true);
+    jobs_wait(&core->jobs, w->ended, 600000);
+    w->now = jobs_ended(&core->jobs);
+    w->waited_ns = clock_now_ns() - begun_ns;
+    return NULL;
+}
+
+/* However it ends; and who asks when it has, does not wait. */
+static void who_waits_hears_of_an_end(void **state)
+{
+    struct waiter w = {0};
+    pthread_t thread;
+    (void)state;
+
+    make_vm("a");
+    w.ended = jobs_ended(&core->jobs);
+    assert_int_equal(jobs_start_settle(core, &w.id), 0);
+    uint64_t begun_ns = clock_now_ns();
+    jobs_wait(&core->jobs, w.ended, 2);
+    assert_true(clock_now_ns() - begun_ns >= 2 * CLOCK_MS);
+    assert_int_equal(pthread_create(&thread, NULL, wait_long, &w), 0);
+    while (!atomic_load(&w.waits))
+        sched_yield();
+    assert_int_equal(jobs_cancel(core, w.id), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(w.now, w.ended + 1);
+    assert_true(w.waited_ns < 500000 * CLOCK_MS);
+    jobs_wait(&core->jobs, w.ended, 600000); /* does not wait */
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start, end)
 
 int main(void)
@@ -250,6 +296,7 @@ int main(void)
         TEST(an_estimate_counts_contents),
         TEST(an_unmerge_that_does_not_fit_is_not_begun),
         TEST(an_unmerge_ends_with_the_last_vm),
+        TEST(who_waits_hears_of_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

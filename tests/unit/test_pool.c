@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,6 +74,62 @@ static void keeps(void **state)
         pool_free(p, kept[i].handle);
     n = pool_count(p);
     assert_int_equal(n.objects + n.used_bytes + n.host_bytes, 0);
+    pool_close(p);
+}
+
+static uint64_t resident_kib(void)
+{
+    unsigned long long anon = 0;
+    char line[256];
+    FILE *f = fopen("/proc/self/status", "re");
+
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "RssAnon: %llu", &anon) == 1)
+            break;
+    fclose(f);
+    return anon;
+}
+
+/* Blocks that get empty are counted as long as the pool has them, and all go back, in whatever order they
+ * came, beside those that stay in use. */
+static void gathers(void **state)
+{
+    struct pool *p = pool_open();
+
+    (void)state;
+    pool_gather(NULL);
+    pool_give_back(NULL);
+    put(p, 0, POOL_OBJECT_MAX);
+    pool_gather(p);
+    pool_free(p, kept[0].handle);
+    assert_true(pool_count(p).host_bytes);
+    pool_give_back(p);
+    assert_int_equal(pool_count(p).host_bytes, 0);
+    for (uint32_t i = 0; i < OBJECTS; i++)
+        put(p, i, size_of(i));
+    struct pool_counts full = pool_count(p);
+    uint64_t full_kib = resident_kib();
+    pool_gather(p);
+    for (uint32_t i = 0; i < OBJECTS; i++)
+        if (i * 7 % OBJECTS >= OBJECTS / 64)
+            pool_free(p, kept[i * 7 % OBJECTS].handle);
+    struct pool_counts some = pool_count(p);
+    pool_give_back(p);
+    struct pool_counts few = pool_count(p);
+    assert_int_equal(few.objects, OBJECTS / 64);
+    assert_true(few.host_bytes <= some.host_bytes && some.host_bytes < few.host_bytes + (3u << 20));
+    assert_true(few.host_bytes < full.host_bytes / 2);
+    assert_true(full_kib - resident_kib() >= (full.host_bytes - few.host_bytes) / 1024 / 10 * 9);
+    for (uint32_t i = 0; i < OBJECTS / 64; i++)
+        check(p, i);
+    for (uint32_t i = 0; i < OBJECTS / 64; i++)
+        pool_free(p, kept[i].handle); /* at once again */
+    assert_int_equal(pool_count(p).host_bytes, 0);
+    for (uint32_t i = 0; i < OBJECTS; i++)
+        put(p, i, size_of(i));
+    for (uint32_t i = 0; i < OBJECTS; i++)
+        check(p, i);
     pool_close(p);
 }
 
@@ -149,6 +206,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keeps),
+        cmocka_unit_test(gathers),
         cmocka_unit_test(compacts),
         cmocka_unit_test(dropped_elsewhere),
     };
