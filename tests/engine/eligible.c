@@ -286,7 +286,7 @@ static void nothing_left(void **state)
     (void)state;
     make_shared(ram);
     EQUALS(memd_region_add(m, &d, &region), -ENOTSUP);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     guest_unmap(ram, CHUNK);
 }
 
@@ -339,7 +339,7 @@ static int lock_before(void *arg)
     struct memd_region_desc d = {.size = sizeof d, .hva = ram, .bytes = CHUNK, .node = -1};
     uint32_t region;
     EQUALS(memd_region_add(m, &d, &region), -ENOTSUP);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     return 0;
 }
 

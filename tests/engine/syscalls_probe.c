@@ -59,8 +59,8 @@ static void *api_main(void *arg)
     CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork: %s", strerror(errno));
     meet(); /* main: merge again, vanish, appear */
     meet();
-    OK(memd_region_del(rig.memd, rig.region, 5000));
-    OK(memd_close(rig.memd, 5000));
+    OK(memd_region_del(rig.memd, rig.region, KIT_CLOSE_MS));
+    OK(memd_close(rig.memd, KIT_CLOSE_MS));
     return NULL;
 }
 

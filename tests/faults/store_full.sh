@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 
 says_full() {
-    ctl status | grep -qE "warning: .*(is full|does not take more)"
+    grep -qE "warning: .*(is full|does not take more)" <<<"$(ctl status)"
 }
 
 # run_full LIMIT_MIB OPTION...: two guests that could share more than there is room for
