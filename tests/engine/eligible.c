@@ -385,7 +385,7 @@ static void pinned(void **state)
         EQUALS(kit_pagemap(buffer + i * PAGE) & PAGEMAP_PFN, pfn[i]);
     for (limit = kit_ms() + SCRIPT_WAIT_MS;
          kit_stats(rig.memd).ineligible_bytes[MEMD_INELIGIBLE_PINNED] < PINNED * PAGE && kit_ms() < limit;)
-        rig_merge(&rig, MIDDLE, 512);
+        merged += rig_merge(&rig, MIDDLE, 512);
     EQUALS(kit_stats(rig.memd).ineligible_bytes[MEMD_INELIGIBLE_PINNED], PINNED * PAGE);
     OK(io_uring_unregister_buffers(&ring));
     /* zero pages are found by the engine; proposed before that, they would be merged like any other */

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define CLOSE_MS 10000u
+#define CLOSE_MS KIT_CLOSE_MS
 
 static bool has_region(struct script_vm *vm, void *region)
 {
