@@ -603,6 +603,7 @@ static void nothing_left_behind(void **state)
         struct memd *m = kit_engine("vm", s->run_dir);
         uint32_t region = kit_region(m, ram, 2 * CHUNK);
         struct script_vm *vm = script_wait_vm(s, "vm");
+        script_wait_region(vm, region);
         uint32_t frame = script_frames(s, ram, 300);
         CHECK(frame, "the store is full: references are not given back");
         script_merge(vm, region, 0, frame, 300);
