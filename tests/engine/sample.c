@@ -32,6 +32,7 @@
 #define HOT_PERCENT   40u
 #define WAIT_MS       30000u
 #define PERIOD_MS_MAX 3200u
+#define AGES          4u /* are known after 8 periods, or some more */
 #define WRITERS       2u
 #define DISCARDED     512u /* pages of the first chunk, in the storm: the main thread's */
 #define TURNS_FULL    600u
@@ -162,18 +163,26 @@ static void *read_hot(void *arg)
     return NULL;
 }
 
+/* Half of a cohort's groups are given up at each age, by chance all of them: another cohort gets so old. */
+static void wait_ages(const struct rig *rig)
+{
+    wait_periods(rig, 10);
+    for (uint64_t n = 11; STAT(rig, idle_ages) < AGES && n <= 30; n++)
+        wait_periods(rig, n);
+}
+
 /* The load is of known size only if within each period all of it was read. Where that gets too little of a
  * CPU, once more with longer ones. */
 static void wait_known_periods(struct rig *rig, struct load *l, uint32_t ms)
 {
-    wait_periods(rig, 10);
+    wait_ages(rig);
     while (atomic_load(&l->longest_ms) > ms / 2 && ms < PERIOD_MS_MAX) {
         const struct wire_rec_budget off = sampling(0, ms), longer = sampling(SAMPLES, ms *= 2);
         script_budget(rig->vm, &off);
         wait_no_samples(rig);
         atomic_store(&l->longest_ms, 0);
         script_budget(rig->vm, &longer);
-        wait_periods(rig, 10);
+        wait_ages(rig);
     }
 }
 
@@ -198,7 +207,7 @@ static void known_load(void **state)
     pthread_join(thread, NULL);
     assert_near("samplable pages", samplable, NPAGES, 0.01);
     assert_near("the working set", set, (double)nhot, 0.1);
-    CHECK(ages >= 4, "%llu ages are known after 10 periods", (unsigned long long)ages);
+    CHECK(ages >= AGES, "%llu ages are known after 30 periods", (unsigned long long)ages);
     for (uint64_t i = 0; i < ages; i++)
         assert_near("idle pages", STAT(&rig, idle_pages[i]), (double)(NPAGES - nhot), 0.2 / 0.6);
     CHECK(STAT(&rig, sampled_faults), "no sample was touched");

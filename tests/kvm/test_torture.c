@@ -12,7 +12,7 @@
 #include "tests/kvm/kit.h"
 
 #define MERGES_FULL 1000000u
-#define LIMIT_MS    200000u /* at the scale of `make check` */
+#define LIMIT_MS    400000u /* at the scale of `make check` */
 #define ROUND_MS    2000u
 #define NIBBLE_US   10000u
 #define GUESTS      2
