@@ -5,7 +5,7 @@
  * pins, re-enrols and has pages healed as fast as it goes. Every write of the guest is preceded by a check of
  * the whole page, so one lost update is one failure.
  *
- * memd-test: timeout=300 san=address
+ * memd-test: timeout=450 san=address
  */
 #include <unistd.h>
 
