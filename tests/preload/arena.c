@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define CONTENTS    61u /* each page is one of so many, none of them zero */
-#define WAIT_TENTHS 300u
+#define WAIT_TENTHS 900u
 
 bool arena_alone;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * rare: as program.c, what few programs do, and some of it only by mistake. A call that does not come back
- * ends it after a minute.
+ * ends it in the end.
  *
  * memd-test: helper
  */
@@ -25,7 +25,7 @@
 #define NPAGES  4096u
 #define FROM    700u /* part that things are done to */
 #define TO      2900u
-#define HANGS_S 60u
+#define HANGS_S 150u
 
 static void *page_at(const struct arena *a, uint32_t page)
 {

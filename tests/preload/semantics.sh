@@ -38,6 +38,8 @@ try_child() {
 }
 
 set_up /dev/shm
+# pages that are samples are merged later: soon, or in small arenas that would be most of them for half a minute and more
+memd_options=(--sample-ms 100)
 cases="discard unmap map_over resize move protect lock advise forks userfault descriptors nothing signals pieces cancel main_first child_remaps guards"
 for case in $cases; do
     try "$case" alone
