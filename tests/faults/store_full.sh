@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=60 san=address
+# memd-test: timeout=180 san=address
 #
 # The frame store runs full, by its limit and by the tmpfs it lies on: merging stops and says so, guests go on.
 # shellcheck source=tests/faults/lib.sh
