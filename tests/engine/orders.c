@@ -323,7 +323,7 @@ unsigned script_wait_back(struct script_vm *vm, uint64_t sessions_before)
 
 static bool rounds_passed(struct script_vm *vm, void *target)
 {
-    return vm->state == VM_LIVE && vm->shm->stats.full_scans >= *(uint64_t *)target;
+    return vm->state == VM_LIVE && vm->shm && vm->shm->stats.full_scans >= *(uint64_t *)target;
 }
 
 void script_wait_rounds(struct script_vm *vm, unsigned n)
