@@ -112,6 +112,23 @@ processes_of() {
     done
 }
 
+# left_by NUMBER: those of its processes that go on. Who has been killed, perhaps by the end of its parent, and has
+# not got a CPU to die on yet is waited for.
+left_by() {
+    local pid status pids dying=1 look
+    for ((look = 0; dying && look < 500; look++)); do
+        dying=
+        pids=$(processes_of "$run_id\.$1")
+        for pid in $pids; do
+            status=$(cat "/proc/$pid/status" 2>/dev/null)
+            # SIGKILL is pending
+            [[ ! $status =~ SigPnd:[[:space:]]+[0-9a-f]{13}[13579bdf][0-9a-f]{2} ]] || dying=1
+        done
+        [ -z "$dying" ] || sleep 0.02
+    done
+    echo "$pids"
+}
+
 end_processes_of() {
     local pid
     for pid in $(processes_of "$1"); do
@@ -207,7 +224,7 @@ ended() {
     local log=$log_dir/${name//\//.}.log
     case $status in 124 | 137) echo "timed out after ${limits[number]} s" >>"$log" ;; esac
 
-    leaked=$(processes_of "$run_id\.$number")
+    leaked=$(left_by "$number")
     if [ -n "$leaked" ]; then
         for pid in $leaked; do
             echo "left behind: pid $pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)" >>"$log"

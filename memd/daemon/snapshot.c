@@ -43,7 +43,7 @@ static void add_share(void *ctx, uint32_t page, uint32_t count, uint32_t frame)
 double snapshot_frame_share(struct vm *vm)
 {
     struct share_sum share = {.domain = vm->domain};
-    uint64_t now_ns = clock_now_ns();
+    uint64_t cpu_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
 
     if (vm->share_change == vm->domain->change + 1)
         return vm->frame_share;
@@ -53,7 +53,8 @@ double snapshot_frame_share(struct vm *vm)
     vm->frame_share = share.sum;
     vm->share_change = vm->domain->change + 1;
     vm->share_ns = clock_now_ns();
-    vm->share_cost_ns = vm->share_ns - now_ns;
+    /* of the CPU: what others took of it meanwhile would make this rest for seconds on a busy machine */
+    vm->share_cost_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
     return share.sum;
 }
 
@@ -61,7 +62,9 @@ double snapshot_recent_share(struct vm *vm)
 {
     bool rests = vm->share_change && clock_now_ns() - vm->share_ns < SHARE_REST * vm->share_cost_ns;
 
-    return rests ? vm->frame_share : snapshot_frame_share(vm);
+    double share = rests ? vm->frame_share : snapshot_frame_share(vm), most = (double)vm_merged_pages(vm);
+
+    return share < most ? share : most; /* some may have gone since */
 }
 
 /* ---------------------------------------------------------------- counters */

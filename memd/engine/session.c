@@ -508,6 +508,8 @@ static bool pass_barrier(struct memd *m, unsigned *done)
     /* the references given back may have filled the ring: the answer waits for room */
     if (!refs_flush_all(m) || ring_room(&m->session.up) < 2 * sizeof *token)
         return false;
+    if (token->r.type == WIRE_REC_DONE)
+        session_stats(m); /* whoever hears that it is done, and asks, is told what it has come to */
     answer_token(m, token->r.type == WIRE_REC_FENCE ? WIRE_REC_FENCED : WIRE_REC_DONE, token->id,
                  token->error);
     token->r.type = 0;

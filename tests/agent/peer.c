@@ -20,8 +20,8 @@
  *     hang-up  close each connection at once
  *     vsock    as a VMM with its own vsock: wait for CONNECT, answer OK, then as lie
  *
- * Prints how many bytes were taken of a flood. It never waits without a bound, nor does it spin: what is not
- * taken is waited for with poll().
+ * Prints "connected" when it is, and how many bytes were taken of a flood. It never waits without a bound,
+ * nor does it spin: what is not taken is waited for with poll().
  *
  * memd-test: helper
  */
@@ -311,7 +311,10 @@ int main(int argc, char *argv[])
     end_ms = now_ms() + (int64_t)(1000 * atof(argv[argc - 1]));
     if (!strcmp(argv[1], "pty"))
         return host(open_pty(), NULL, argv[2]);
-    if (argc == 5 && !strcmp(argv[1], "connect"))
-        return host(connect_to(argv[2]), argv[2], argv[3]);
+    if (argc == 5 && !strcmp(argv[1], "connect")) {
+        int fd = connect_to(argv[2]);
+        puts("connected");
+        return host(fd, argv[2], argv[3]);
+    }
     return argc == 5 && !strcmp(argv[1], "listen") ? agent(argv[2], argv[3]) : 2;
 }

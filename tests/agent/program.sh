@@ -127,16 +127,22 @@ host halves 5
 is_bounded 50000 host flood 3
 is_bounded 50000 host hellos 3
 cat "$tmp/peer.out"
-"$peer" connect "$socket" flood 60 >/dev/null &
+# in_background MODE: a host end that has connected, and stays; $other
+in_background() {
+    : >"$tmp/other.out"
+    "$peer" connect "$socket" "$1" 60 >"$tmp/other.out" &
+    other=$!
+    await 10 grep -q connected "$tmp/other.out" || fail "peer $1 does not connect"
+}
+in_background flood
 sleep 0.5
-kill -KILL $!
-wait $! 2>/dev/null
+kill -KILL $other
+wait $other 2>/dev/null
 answers
 # the latest counts, whoever was there before and does not go away
-"$peer" connect "$socket" stall 60 >/dev/null &
-stalled=$!
+in_background stall
 answers
-kill "$stalled"
+kill $other
 [ -n "${MEMD_SAN:-}" ] || [ "$(status VmHWM)" -lt 2048 ] || fail "it takes $(status VmHWM) KiB"
 [ -n "${MEMD_SAN:-}" ] || echo "at most $(status VmHWM) KiB"
 [ "$(status Threads)" = 1 ] || fail "$(status Threads) threads"

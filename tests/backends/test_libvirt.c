@@ -24,7 +24,7 @@
 #define DOMAIN     "test:///default/test"
 #define PATIENCE_S 30
 
-static const struct balloon_ctl ctl = {.stop_fd = -1, .wake_fd = -1, .call_ms = 5000, .stats_every_s = 2};
+static const struct balloon_ctl ctl = {.stop_fd = -1, .wake_fd = -1, .call_ms = 20000, .stats_every_s = 2};
 static struct balloon_facts facts;
 static struct balloon_error error;
 static void *peer;

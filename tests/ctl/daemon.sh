@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=120 san=address
+# memd-test: timeout=300 san=address
 #
 # memctl, curl and a scraper against a real memd with real guests: what they say agrees with each other and with
 # what was done. Then the same daemon as an ordinary user.

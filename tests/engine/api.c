@@ -143,7 +143,7 @@ static void region_errors(void **state)
     EQUALS(memd_region_del(NULL, 0, 100), -EINVAL);
     OK(memd_region_add(m, &d, &region));
     EQUALS(region, 17);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     guest_unmap(ram, REGIONS * 4 * PAGE + CHUNK);
 }
 
@@ -313,7 +313,7 @@ static bool find_thread(const char *name, struct engine_thread *ret_thread)
 
 static struct engine_thread wait_thread(const char *name)
 {
-    uint64_t limit = kit_ms() + 5000;
+    uint64_t limit = kit_ms() + SCRIPT_WAIT_MS;
     struct engine_thread t = {0};
 
     while (!find_thread(name, &t)) {
@@ -325,7 +325,7 @@ static struct engine_thread wait_thread(const char *name)
 
 static void check_nice(const char *thread, int nice)
 {
-    uint64_t limit = kit_ms() + 5000;
+    uint64_t limit = kit_ms() + SCRIPT_WAIT_MS;
 
     while (wait_thread(thread).nice != nice) {
         CHECK(kit_ms() < limit, "%s has niceness %d, not %d", thread, wait_thread(thread).nice, nice);
@@ -366,9 +366,9 @@ static void threads(void **state)
     check_nice("eightbyt-work", base + 11 > 19 ? 19 : base + 11);
     check_nice("memd-work", base + 5 > 19 ? 19 : base + 5);
     EQUALS(wait_thread("memd-fault").nice, base);
-    OK(memd_close(m, 1000));
-    OK(memd_close(other, 1000));
-    EQUALS(kit_count_threads(), before);
+    OK(memd_close(m, KIT_CLOSE_MS));
+    OK(memd_close(other, KIT_CLOSE_MS));
+    kit_wait_count("threads", kit_count_threads, before);
 }
 
 /* ---- without a daemon, callbacks, environment */
@@ -394,7 +394,7 @@ static void no_daemon(void **state)
     EQUALS(kit_smaps(ram, CHUNK).anon_bytes, 256 * PAGE);
     for (uint32_t i = 0; i < 512; i++)
         CHECK(guest_differs(ram + i * PAGE, i % 2 ? 7 : 0) < 0, "page %u differs", i);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     guest_unmap(ram, CHUNK);
 }
 
@@ -426,11 +426,11 @@ static void log_and_environment(void **state)
     kit_wait_connected(m);
     unsetenv("MEMD_RUN_DIR");
     script_vanish(s);
-    for (uint64_t limit = kit_ms() + 5000; !atomic_load(&lines.n);) {
+    for (uint64_t limit = kit_ms() + SCRIPT_WAIT_MS; !atomic_load(&lines.n);) {
         CHECK(kit_ms() < limit, "nothing is said about a daemon that went away");
         usleep(1000);
     }
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     script_close(s);
 }
 
@@ -466,12 +466,22 @@ static void statistics(void **state)
           (unsigned long long)st.vmas_used);
     CHECK(st.cpu_ns > 0 && st.full_scans >= 3, "no work was done");
     guest_fill(rig_page(&rig, 600), 0);
-    for (uint64_t limit = kit_ms() + SCRIPT_WAIT_MS; kit_stats(rig.memd).zero_pages != 1; usleep(1000))
+    for (uint64_t limit = kit_ms() + SCRIPT_WAIT_MS; kit_stats(rig.memd).zero_drops != 1; usleep(1000))
         CHECK(kit_ms() < limit, "a zero page is not dropped");
-    EQUALS(kit_stats(rig.memd).zero_drops, 1);
+    EQUALS(kit_stats(rig.memd).zero_pages, 1);
     OK(memd_discard(rig.memd, rig.region, 0, 10 * PAGE));
     st = kit_stats(rig.memd);
     EQUALS(st.merged_pages, 502);
+    /* whoever hears that an unmerge is done finds it in what the daemon reads, too */
+    for (unsigned turn = 0; turn < 20; turn++) {
+        script_merging(rig.vm, true);
+        script_wait_rounds(rig.vm, 1);
+        rig_merge(&rig, 512, 64);
+        EQUALS(script_unmerge(rig.vm), 0);
+        EQUALS(atomic_load(&rig.vm->shm->stats.merged_pages), 0);
+        EQUALS(atomic_load(&rig.vm->shm->stats.heals), kit_stats(rig.memd).heals);
+        script_merging(rig.vm, false);
+    }
     rig_close(&rig);
 }
 
@@ -560,7 +570,7 @@ static void several_engines(void **state)
     EQUALS(script_count(s).shared, 512);
     const unsigned order[ENGINES] = {2, 0, 3, 1};
     for (unsigned i = 0; i < ENGINES; i++) {
-        OK(memd_close(m[order[i]], 5000));
+        OK(memd_close(m[order[i]], KIT_CLOSE_MS));
         EQUALS(kit_smaps(ram[order[i]], CHUNK).file_vmas, 0);
         for (unsigned k = 0; k < ENGINES; k++)
             for (uint32_t p = 0; p < 512; p += 17)
@@ -569,6 +579,12 @@ static void several_engines(void **state)
     for (unsigned i = 0; i < ENGINES; i++)
         guest_unmap(ram[i], CHUNK);
     script_close(s);
+}
+
+static bool is_over(struct script_vm *vm, void *arg)
+{
+    (void)arg;
+    return vm->state == VM_OVER;
 }
 
 static void nothing_left_behind(void **state)
@@ -587,6 +603,7 @@ static void nothing_left_behind(void **state)
         struct memd *m = kit_engine("vm", s->run_dir);
         uint32_t region = kit_region(m, ram, 2 * CHUNK);
         struct script_vm *vm = script_wait_vm(s, "vm");
+        script_wait_region(vm, region);
         uint32_t frame = script_frames(s, ram, 300);
         CHECK(frame, "the store is full: references are not given back");
         script_merge(vm, region, 0, frame, 300);
@@ -594,14 +611,13 @@ static void nothing_left_behind(void **state)
         CHECK(script_fence(vm), "the session is over");
         guest_write(ram + 3 * PAGE, 4);
         if (turn % 2)
-            OK(memd_region_del(m, region, 1000));
-        OK(memd_close(m, 5000));
+            OK(memd_region_del(m, region, KIT_CLOSE_MS));
+        OK(memd_close(m, KIT_CLOSE_MS));
         script_retire(s, frame);
-        for (uint64_t limit = kit_ms() + 5000; script_count(s).shared; usleep(1000)) {
-            CHECK(kit_ms() < limit, "references are left");
-            if (kit_ms() > limit - 4000) /* the session has ended: what it held is counted by its maps */
-                break;
-        }
+        CHECK(script_wait(vm, is_over, NULL, SCRIPT_WAIT_MS), "the session does not end");
+        /* at most: what it still held is counted by its maps */
+        for (uint64_t limit = kit_ms() + 1000; script_count(s).shared && kit_ms() < limit;)
+            usleep(1000);
         script_recycle(s);
         if (turn == 3) {
             fds = kit_count_fds();
@@ -609,8 +625,8 @@ static void nothing_left_behind(void **state)
             vmas = kit_count_vmas();
         }
     }
-    EQUALS(kit_count_fds(), fds);
-    EQUALS(kit_count_threads(), threads_before);
+    kit_wait_count("descriptors", kit_count_fds, fds);
+    kit_wait_count("threads", kit_count_threads, threads_before);
     CHECK(kit_count_vmas() <= vmas + 4, "%u mappings, %u before", kit_count_vmas(), vmas);
     EQUALS(kit_smaps(ram, 2 * CHUNK).vmas, 1); /* joined again, as if nothing had been */
     guest_unmap(ram, 2 * CHUNK);

@@ -50,7 +50,7 @@ static void *crowd_main(void *arg)
             break;
         case 4:
             if (mine == 0)
-                OK(memd_region_del(m, kit_region(m, c->other, CHUNK), 5000));
+                OK(memd_region_del(m, kit_region(m, c->other, CHUNK), KIT_CLOSE_MS));
             break;
         default:
             guest_fill(c->rig->ram + page * PAGE, page + 1);

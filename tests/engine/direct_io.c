@@ -194,6 +194,7 @@ static void engine_open(struct devices *d)
     d->memd = kit_engine("devices", d->script->run_dir);
     d->region = kit_region(d->memd, d->ram, NPAGES * PAGE);
     d->vm = script_wait_vm(d->script, "devices");
+    script_wait_region(d->vm, d->region);
 }
 
 /* Busy pages are a reason to say so, and to be asked again. */

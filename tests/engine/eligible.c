@@ -286,7 +286,7 @@ static void nothing_left(void **state)
     (void)state;
     make_shared(ram);
     EQUALS(memd_region_add(m, &d, &region), -ENOTSUP);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     guest_unmap(ram, CHUNK);
 }
 
@@ -339,7 +339,7 @@ static int lock_before(void *arg)
     struct memd_region_desc d = {.size = sizeof d, .hva = ram, .bytes = CHUNK, .node = -1};
     uint32_t region;
     EQUALS(memd_region_add(m, &d, &region), -ENOTSUP);
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     return 0;
 }
 
@@ -385,7 +385,7 @@ static void pinned(void **state)
         EQUALS(kit_pagemap(buffer + i * PAGE) & PAGEMAP_PFN, pfn[i]);
     for (limit = kit_ms() + SCRIPT_WAIT_MS;
          kit_stats(rig.memd).ineligible_bytes[MEMD_INELIGIBLE_PINNED] < PINNED * PAGE && kit_ms() < limit;)
-        rig_merge(&rig, MIDDLE, 512);
+        merged += rig_merge(&rig, MIDDLE, 512);
     EQUALS(kit_stats(rig.memd).ineligible_bytes[MEMD_INELIGIBLE_PINNED], PINNED * PAGE);
     OK(io_uring_unregister_buffers(&ring));
     /* zero pages are found by the engine; proposed before that, they would be merged like any other */

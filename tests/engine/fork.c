@@ -539,7 +539,7 @@ static int no_engine_here(void *arg)
     for (uint64_t limit = kit_ms() + SCRIPT_WAIT_MS; kit_stats(own).zero_pages < 512; usleep(1000))
         CHECK(kit_ms() < limit, "the child's engine does not work");
     kit_reap(kit_fork(look, &(struct child){rig, unique, -1}));
-    OK(memd_close(own, 1000));
+    OK(memd_close(own, KIT_CLOSE_MS));
     for (uint32_t i = 0; i < NPAGES; i++)
         CHECK(guest_differs(rig_page(rig, i), unique(i)) < 0, "page %u differs", i);
     return 0;
@@ -612,7 +612,7 @@ static void excluded(void **state)
     close(go[0]);
     close(go[1]);
     kit_reap(pid);
-    OK(memd_close(rig.memd, 5000));
+    OK(memd_close(rig.memd, KIT_CLOSE_MS));
     kit_reap(kit_fork(excluded_is_absent, &rig)); /* as the program had it */
     script_close(rig.script);
     guest_unmap(ram, NPAGES * PAGE);
@@ -625,7 +625,7 @@ static void inherited_after_close(void **state)
 
     (void)state;
     EQUALS(rig_merge(&rig, 0, 512), 512);
-    OK(memd_close(rig.memd, 5000));
+    OK(memd_close(rig.memd, KIT_CLOSE_MS));
     kit_reap(kit_fork(look, &(struct child){&rig, unique, -1}));
     rig_check(&rig, unique);
     script_close(rig.script);

@@ -343,8 +343,8 @@ static void attacks(void **state)
             fds = kit_count_fds();
             vmas = kit_count_vmas();
         }
-        CHECK(i < 2 || kit_count_fds() == fds, "%s: %u descriptors, %u before", table[i].name,
-              kit_count_fds(), fds);
+        if (i > 1)
+            kit_wait_count(table[i].name, kit_count_fds, fds);
         CHECK(i < 2 || kit_count_vmas() <= vmas + 8, "%s: %u mappings, %u before", table[i].name,
               kit_count_vmas(), vmas);
     }
@@ -462,25 +462,32 @@ static void welcomes(void **state)
     guest_fill(ram, 1);
     struct memd *m = kit_engine("vm", dir);
     kit_region(m, ram, CHUNK);
-    for (enum flaw flaw = NO_STORES; flaw < FLAWS; flaw++) {
-        struct timeval patience = {5, 0};
+    for (enum flaw flaw = NO_STORES; flaw <= FLAWS; flaw++) {
+        struct timeval patience = {20, 0};
         uint8_t msg[512];
         int peer = accept(sock, NULL, NULL);
         CHECK(peer >= 0 && recv(peer, msg, sizeof msg, 0) == sizeof(struct wire_msg_hello), "no HELLO");
+        /* what came with the last WELCOME is gone by the time the engine greets again */
+        if (flaw == NO_STORES + 1) {
+            fds = kit_count_fds();
+            vmas = kit_count_vmas();
+        }
+        CHECK(flaw <= NO_STORES + 1 || kit_count_fds() == fds, "flaw %d: %u descriptors, %u before", flaw - 1,
+              kit_count_fds(), fds);
+        CHECK(flaw <= NO_STORES + 1 || kit_count_vmas() <= vmas + 1, "flaw %d: %u mappings, %u before",
+              flaw - 1, kit_count_vmas(), vmas);
+        if (flaw == FLAWS) {
+            close(peer);
+            break;
+        }
         setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         send_welcome(peer, flaw);
         /* it says nothing more than good-bye */
         CHECK(recv(peer, msg, sizeof msg, 0) == 0, "WELCOME with flaw %d is taken", flaw);
         EQUALS(kit_stats(m).connected, 0);
         close(peer);
-        if (flaw == NO_STORES) {
-            fds = kit_count_fds();
-            vmas = kit_count_vmas();
-        }
-        CHECK(kit_count_fds() <= fds, "flaw %d: %u descriptors, %u before", flaw, kit_count_fds(), fds);
-        CHECK(kit_count_vmas() <= vmas + 1, "flaw %d: %u mappings, %u before", flaw, kit_count_vmas(), vmas);
     }
-    OK(memd_close(m, 5000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     CHECK(guest_differs(ram, 1) < 0, "page 0 differs");
     close(sock);
     guest_unmap(ram, CHUNK);

@@ -353,6 +353,14 @@ unsigned kit_count_threads(void)
     return count_dir("/proc/self/task");
 }
 
+void kit_wait_count(const char *what, unsigned (*count)(void), unsigned n)
+{
+    uint64_t limit = kit_ms() + 20000;
+
+    for (unsigned is; (is = count()) != n; usleep(1000))
+        CHECK(kit_ms() < limit, "%s: %u, not %u", what, is, n);
+}
+
 unsigned kit_count_vmas(void)
 {
     FILE *f = fopen("/proc/self/maps", "re");

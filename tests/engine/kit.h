@@ -15,8 +15,9 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-#define PAGE  4096ul
-#define CHUNK (2ul << 20)
+#define PAGE         4096ul
+#define CHUNK        (2ul << 20)
+#define KIT_CLOSE_MS 20000u /* for what takes milliseconds where nobody else wants a CPU */
 
 /* Prints where and what, and ends the process with 1; any thread. */
 void kit_fail(const char *file, int line, const char *format, ...)
@@ -96,5 +97,8 @@ uint64_t kit_pagemap_of(pid_t pid, uint64_t hva);
 unsigned kit_count_fds(void);
 unsigned kit_count_threads(void);
 unsigned kit_count_vmas(void);
+/* Waits until one of these counts is n: what has just ended may be seen for another moment, and engines open
+ * files now and then. */
+void kit_wait_count(const char *what, unsigned (*count)(void), unsigned n);
 
 #endif

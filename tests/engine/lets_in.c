@@ -120,8 +120,11 @@ static void pin_lets_in(void **state)
         while (!(n = pinned(&rig)))
             ;
         EQUALS(memd_region_del(rig.memd, rig.region, 0), n == NPAGES ? 0 : -EBUSY);
-        if (n == NPAGES)
+        if (n == NPAGES) {
+            script_wait_no_region(rig.vm, rig.region);
             rig.region = kit_region(rig.memd, rig.ram, NPAGES * PAGE);
+            script_wait_region(rig.vm, rig.region);
+        }
         pthread_join(thread, NULL);
     } while (n == NPAGES);
     EQUALS(pinned(&rig), NPAGES);

@@ -96,7 +96,7 @@ static int lock_before(void *arg)
     struct memd *m = kit_engine("vm", run_dir);
     kit_wait_connected(m);
     CHECK(write(pipes[3], "", 1) == 1 && read(pipes[0], &c, 1) == 1, "pipe");
-    OK(memd_close(m, 1000));
+    OK(memd_close(m, KIT_CLOSE_MS));
     return 0;
 }
 

@@ -267,6 +267,7 @@ int main(void)
     t->memd = kit_engine("torture", t->script->run_dir);
     t->region = kit_region(t->memd, t->ram, NPAGES * PAGE);
     t->vm = script_wait_vm(t->script, "torture");
+    script_wait_region(t->vm, t->region);
     for (unsigned w = 0; w < WRITERS; w++) {
         writer[w] = (struct writer){t, w, w + 1};
         CHECK(!pthread_create(&thread[w], NULL, writer_main, &writer[w]), "pthread_create");

@@ -92,12 +92,6 @@ static void check(const struct rig *rig, uint32_t i)
               "page %u differs", i);
 }
 
-static bool has_region(struct script_vm *vm, void *arg)
-{
-    (void)arg;
-    return vm->region[0].used;
-}
-
 /* Children: none of it is there, nor comes anything else to lie there; all of it is. */
 static int finds_nothing(void *arg)
 {
@@ -136,7 +130,7 @@ static int in_group(void *arg)
     OK(memd_open(&o, &rig.memd));
     rig.region = kit_region(rig.memd, rig.ram, NPAGES * PAGE);
     rig.vm = script_wait_vm(rig.script, "vm");
-    CHECK(script_wait(rig.vm, has_region, NULL, SCRIPT_WAIT_MS), "no region");
+    script_wait_region(rig.vm, rig.region);
     EQUALS(script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEOUT, UINT64_MAX, 0, ALL)).error, 0);
     EQUALS(kit_stats(rig.memd).swapped_pages, NPAGES);
 

@@ -287,6 +287,27 @@ struct script_vm *script_wait_vm(struct script *s, const char *name)
     return vm;
 }
 
+static bool has_region(struct script_vm *vm, void *region)
+{
+    return vm->region[*(uint32_t *)region].used;
+}
+
+void script_wait_region(struct script_vm *vm, uint32_t region)
+{
+    CHECK(script_wait(vm, has_region, &region, SCRIPT_WAIT_MS), "region %u of %s was not announced", region,
+          vm->name);
+}
+
+static bool has_no_region(struct script_vm *vm, void *region)
+{
+    return !has_region(vm, region);
+}
+
+void script_wait_no_region(struct script_vm *vm, uint32_t region)
+{
+    CHECK(script_wait(vm, has_no_region, &region, SCRIPT_WAIT_MS), "region %u of %s stays", region, vm->name);
+}
+
 static bool is_back(struct script_vm *vm, void *before)
 {
     return vm->state == VM_LIVE && vm->sessions_seen > *(uint64_t *)before;
@@ -302,7 +323,7 @@ unsigned script_wait_back(struct script_vm *vm, uint64_t sessions_before)
 
 static bool rounds_passed(struct script_vm *vm, void *target)
 {
-    return vm->state == VM_LIVE && vm->shm->stats.full_scans >= *(uint64_t *)target;
+    return vm->state == VM_LIVE && vm->shm && vm->shm->stats.full_scans >= *(uint64_t *)target;
 }
 
 void script_wait_rounds(struct script_vm *vm, unsigned n)

@@ -433,6 +433,7 @@ int main(void)
     l->memd = kit_engine("ladder", l->script->run_dir);
     l->region = kit_region(l->memd, l->ram, NPAGES * PAGE);
     l->vm = script_wait_vm(l->script, "ladder");
+    script_wait_region(l->vm, l->region);
     for (unsigned w = 0; w < WRITERS; w++) {
         writer[w] = (struct writer){l, w, w + 1};
         CHECK(!pthread_create(&thread[nthreads++], NULL, writer_main, &writer[w]), "pthread_create");

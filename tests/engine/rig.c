@@ -5,18 +5,13 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define CLOSE_MS 10000u
-
-static bool has_region(struct script_vm *vm, void *region)
-{
-    return vm->region[*(uint32_t *)region].used;
-}
+#define CLOSE_MS KIT_CLOSE_MS
 
 static void join(struct rig *rig)
 {
     rig->region = kit_region(rig->memd, rig->ram, rig->npages * PAGE);
     rig->vm = script_wait_vm(rig->script, "vm");
-    CHECK(script_wait(rig->vm, has_region, &rig->region, SCRIPT_WAIT_MS), "the region was not announced");
+    script_wait_region(rig->vm, rig->region);
 }
 
 struct rig rig_open_at(const struct script_options *options, void *ram, uint32_t npages)

@@ -145,6 +145,9 @@ void script_dead(struct script_vm *vm);
 /* ---- waiting; each fails the test after SCRIPT_WAIT_MS unless it says otherwise */
 
 struct script_vm *script_wait_vm(struct script *s, const char *name);
+/* Until the region is announced: before, nothing may be proposed for it. */
+void script_wait_region(struct script_vm *vm, uint32_t region);
+void script_wait_no_region(struct script_vm *vm, uint32_t region);
 typedef bool script_until(struct script_vm *vm, void *arg); /* under the lock */
 bool script_wait(struct script_vm *vm, script_until *until, void *arg, unsigned timeout_ms);
 /* A live engine again, with a higher sessions_seen; returns the milliseconds it took. */

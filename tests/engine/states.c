@@ -25,7 +25,7 @@
 #define HOT_PAGES  96u
 #define HOT_ROUNDS 16u
 #define ROUNDS     4u /* after the expected numbers are there, they must stay */
-#define CLOSE_MS   10000u
+#define CLOSE_MS   KIT_CLOSE_MS
 #define SETTLE_MS  30000u
 
 /* ---- a VM: a child that does as it is told */

@@ -29,7 +29,7 @@
 #define RAW_EVERY 8u /* one page in so many is incompressible */
 #define ALL       (WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP)
 #define MARK      "a plaintext nobody must find"
-#define WAIT_MS   10000u
+#define WAIT_MS   30000u
 
 /* ---- a device that fails */
 

@@ -157,7 +157,7 @@ static void on_alarm(int signo)
 static void hold(const char *knob)
 {
     signal(SIGALRM, on_alarm);
-    alarm(60);
+    alarm(100);
     device_set(knob, 1);
 }
 

@@ -59,8 +59,8 @@ static void *api_main(void *arg)
     CHECK(pid > 0 && waitpid(pid, NULL, 0) == pid, "fork: %s", strerror(errno));
     meet(); /* main: merge again, vanish, appear */
     meet();
-    OK(memd_region_del(rig.memd, rig.region, 5000));
-    OK(memd_close(rig.memd, 5000));
+    OK(memd_region_del(rig.memd, rig.region, KIT_CLOSE_MS));
+    OK(memd_close(rig.memd, KIT_CLOSE_MS));
     return NULL;
 }
 
@@ -82,12 +82,6 @@ static bool no_breaks(struct script_vm *vm, void *arg)
 {
     (void)arg;
     return vm->shm && vm->shm->stats.cow_breaks >= 200;
-}
-
-static bool has_region(struct script_vm *vm, void *arg)
-{
-    (void)arg;
-    return vm->region[0].used;
 }
 
 static void page(uint16_t type, uint32_t flags)
@@ -112,7 +106,7 @@ static void page_out_and_in(void)
 static void work(void)
 {
     rig.vm = script_wait_vm(rig.script, "vm");
-    CHECK(script_wait(rig.vm, has_region, NULL, SCRIPT_WAIT_MS), "no region");
+    script_wait_region(rig.vm, rig.region);
     CHECK(script_wait(rig.vm, zeros_dropped, NULL, SCRIPT_WAIT_MS), "zero pages are not dropped");
     script_export(rig.vm, rig.region, 3, 2, 0);
     merge(0, 512);

@@ -216,5 +216,5 @@ frames_are_gone() {
 }
 
 store_is_empty() {
-    ! find "$run/store" -name "*.frames" -exec stat -c %b {} + 2>/dev/null | grep -qv "^0$"
+    [ -z "$(find "$run/store" -name "*.frames" -exec stat -c %b {} + 2>/dev/null | grep -v "^0$")" ]
 }

@@ -186,7 +186,7 @@ static void empty_packets(void)
         peer_end(&p, reason);
         close(p.sock);
     }
-    for (int i = 0; i < 20 && (!i || after > before + 10); i++) {
+    for (int i = 0; i < 200 && (!i || after > before + 10); i++) {
         nanosleep(&ms100, NULL);
         after = memd_fds();
     }

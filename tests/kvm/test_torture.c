@@ -5,14 +5,14 @@
  * pins, re-enrols and has pages healed as fast as it goes. Every write of the guest is preceded by a check of
  * the whole page, so one lost update is one failure.
  *
- * memd-test: timeout=300 san=address
+ * memd-test: timeout=450 san=address
  */
 #include <unistd.h>
 
 #include "tests/kvm/kit.h"
 
 #define MERGES_FULL 1000000u
-#define LIMIT_MS    200000u /* at the scale of `make check` */
+#define LIMIT_MS    400000u /* at the scale of `make check` */
 #define ROUND_MS    2000u
 #define NIBBLE_US   10000u
 #define GUESTS      2

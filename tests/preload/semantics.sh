@@ -17,7 +17,7 @@ try() {
 
 # A child that goes on has a session and a name of its own.
 child_is_known() {
-    ctl vm list 2>/dev/null | grep -q "child\.$child_pid "
+    grep -q "child\.$child_pid " <<<"$(ctl vm list 2>/dev/null)"
 }
 
 child_says() { grep -qs '^child' "$tmp/child.out"; }
@@ -31,7 +31,6 @@ try_child() {
     await 40 child_says || fail "no child: $(cat "$tmp/child.err")"
     child_pid=$(sed -n 's/^child //p' "$tmp/child.out")
     await 10 child_is_known || fail "the child is not known: $(ctl vm list)"
-    sleep 3
     exec 9>&-
     wait "$pid" || fail "child exited with $?: $(cat "$tmp/child.err")"
     unset 'guest_pid[child]'
@@ -39,6 +38,8 @@ try_child() {
 }
 
 set_up /dev/shm
+# pages that are samples are merged later: soon, or in small arenas that would be most of them for half a minute and more
+memd_options=(--sample-ms 100)
 cases="discard unmap map_over resize move protect lock advise forks userfault descriptors nothing signals pieces cancel main_first child_remaps guards"
 for case in $cases; do
     try "$case" alone

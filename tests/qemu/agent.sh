@@ -21,7 +21,7 @@ agents() { ctl agent list --json; }
 # agent KEY: a number or a word of the guest's agent, in memctl agent list --json
 agent() { agents | sed -nE "s/^ *\"$1\": \"?([^\",]*)\"?,?$/\1/p" | head -n 1; }
 
-tells() { agents | grep -q "$1"; }
+tells() { grep -q "$1" <<<"$(agents)"; }
 
 agent_is() { [ "$(agent state)" = "$1" ]; }
 

@@ -65,13 +65,13 @@ check() {
         fail "redis $1 has lost data: read, wrong: $(cat "$tmp/check")"
 }
 
-saved() { cli "$1" info persistence | tr -d '\r' | grep -q '^rdb_bgsave_in_progress:0'; }
+saved() { grep -q '^rdb_bgsave_in_progress:0' <<<"$(cli "$1" info persistence)"; }
 
 # save NAME: in the background; it must have been good
 save() {
     cli "$1" bgsave >/dev/null
     await 60 saved "$1" || fail "redis $1 does not end its save"
-    cli "$1" info persistence | tr -d '\r' | grep -q '^rdb_last_bgsave_status:ok' || fail "a save of redis $1 failed"
+    grep -q '^rdb_last_bgsave_status:ok' <<<"$(cli "$1" info persistence)" || fail "a save of redis $1 failed"
 }
 
 memd_set_up

@@ -32,7 +32,7 @@ prefix=()
     --timeout "$seconds" --metrics-brief --temp-path "$tmp" >"$tmp/stress.out" 2>&1 &
 guest_pid[stress]=$!
 [ -n "$bare" ] || await 20 at_least 1 total vms || fail "memd sees nothing of stress-ng: $(cat "$tmp/stress.out")"
-[ -n "$bare" ] || await 20 at_least 500 total pages_sharing || fail "nothing of stress-ng is merged: $(ctl vm list)"
+[ -n "$bare" ] || await 20 at_least 500 total merges || fail "nothing of stress-ng is merged: $(ctl vm list)"
 restless "${guest_pid[stress]}"
 wait "${guest_pid[stress]}" || fail "stress-ng: $(cat "$tmp/stress.out")"
 unset 'guest_pid[stress]'

@@ -144,5 +144,5 @@ END
 sim 0 --trace "$tmp/recorded.csv" --host 64M
 [ "$(value vms)" = 2 ] || fail "a recorded trace does not run"
 "$sim" --record 1 --memctl /bin/false >"$tmp/out" 2>"$tmp/err" && fail "recorded of nobody"
-"$sim" --help | grep -q "^Usage: policy-sim" || fail "policy-sim --help"
+grep -q "^Usage: policy-sim" <<<"$("$sim" --help)" || fail "policy-sim --help"
 echo "the policy keeps to what must hold"
