@@ -27,8 +27,7 @@
 #define FETCHES        (SWAP_FETCHES + SWAP_JOINS)
 #define GROUP_MIN      3u /* records besides the one that is wanted */
 #define GROUPS_READING 2u
-#define BUSY_READS     4u            /* under way: those who wait for these come first */
-#define KEEP_NS        1000000000ull /* that nobody has come for is not kept for longer */
+#define BUSY_READS     4u /* under way: those who wait for these come first */
 #define LEARN_PAGES    128u
 #define PROBE_EVERY    64u
 
@@ -143,7 +142,7 @@ static void group_use(struct swapfile *f, struct swap_group *g, const struct swa
     count(&f->prefetch_used, 1);
 }
 
-/* Room for another: one that is empty, has been used up, or was not asked for the longest. */
+/* Room for another: one that is empty, or was not asked for the longest. */
 static struct swap_group *group_room(struct swapfile *f)
 {
     struct swap_group *room = NULL;
@@ -154,7 +153,7 @@ static struct swap_group *group_room(struct swapfile *f)
             continue;
         if (g->state == GROUP_EMPTY)
             return g;
-        if (g->used == g->brought || !room || (room->used < room->brought && g->since_ns < room->since_ns))
+        if (!room || g->since_ns < room->since_ns)
             room = g;
     }
     if (room)
@@ -234,11 +233,9 @@ const void *swapfile_ready(struct swapfile *file, const struct swap_where *where
 
     if (!g || g->state != GROUP_HERE)
         return NULL;
-    if (since_ns > g->since_ns + KEEP_NS && !group_wanted(file, g)) {
-        group_drop(file, g);
-        return NULL;
-    }
     group_use(file, g, where, since_ns);
+    if (g->used == g->brought && !group_wanted(file, g))
+        group_drop(file, g); /* it has nothing more to give; its buffer stays as it is for now */
     return group_data(file, g) + (where->offset - g->offset);
 }
 
