@@ -331,7 +331,9 @@ int swapfile_fetch(struct swapfile *file, const struct swap_ask *ask)
     if (g) {
         x->data = group_data(file, g) + (ask->where.offset - g->offset);
         group_use(file, g, &ask->where, ask->since_ns);
-        if (!under_way)
+        if (under_way)
+            x->ready = under_way->state == GROUP_HERE;
+        else
             begin(file, g, group_data(file, g), g->offset, g->bytes);
         return 0;
     }
