@@ -228,6 +228,10 @@ struct memd_stats {
     uint64_t merged_outs;        /* merged pages that left RAM */
     uint32_t connected;          /* 1 while a daemon is attached */
     uint32_t paused;
+    uint64_t swap_reads;       /* of the swap file, whatever their size */
+    uint64_t prefetched_pages; /* read from it with another page that left with them; they are still out */
+    uint64_t prefetch_used;    /* of these: somebody then touched them */
+    uint64_t prefetch_wasted;  /* and nobody did while what was read was kept */
 };
 int memd_stats(struct memd *memd, struct memd_stats *ret_stats);
 

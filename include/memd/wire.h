@@ -231,6 +231,9 @@ struct wire_stats {
     _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
     _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* samples, too */
     _Atomic uint64_t merged_outs; /* merged pages that left RAM, since it was opened */
+    _Atomic uint64_t swap_reads;  /* of the swap file, whatever their size; these four since it was opened */
+    /* pages whose records were read with another's; that somebody then came for; that nobody came for */
+    _Atomic uint64_t prefetched_pages, prefetch_used, prefetch_wasted;
 };
 static_assert(sizeof(struct wire_stats) <= 3072, "before the rings' data");
 #define WIRE_FORKS_HEIR UINT64_MAX

@@ -81,6 +81,11 @@ static int totals_add(struct ctl_table *table, const json_t *status)
         failed |= ctl_table_add(table, "swapped\t%s\tin %s of swap files",
                                 ctl_size(a, 4096 * ctl_get_int(totals, "swapped_pages")),
                                 ctl_size(b, ctl_get_int(totals, "swap_bytes")));
+    if (ctl_get_int(totals, "prefetched_pages"))
+        failed |= ctl_table_add(
+            table, "read ahead\t%s\tfrom swap files; %" PRId64 " pages were then touched, %" PRId64 " not",
+            ctl_size(a, 4096 * ctl_get_int(totals, "prefetched_pages")), ctl_get_int(totals, "prefetch_used"),
+            ctl_get_int(totals, "prefetch_wasted"));
     if (ctl_get_int(budget, "swap_writes_bytes"))
         failed |= ctl_table_add(table, "swap writes\t%s\tleft of %s a day",
                                 ctl_size(a, ctl_get_int(budget, "swap_writes_left_bytes")),

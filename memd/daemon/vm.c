@@ -80,6 +80,10 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->lost_pages += vm->stats.lost_pages;
     sum->sampled_faults += vm->stats.sampled_faults;
     sum->merged_outs += vm->stats.merged_outs;
+    sum->swap_reads += vm->stats.swap_reads;
+    sum->prefetched_pages += vm->stats.prefetched_pages;
+    sum->prefetch_used += vm->stats.prefetch_used;
+    sum->prefetch_wasted += vm->stats.prefetch_wasted;
     sum->cpu_ns += vm->stats.cpu_ns;
 }
 
@@ -257,6 +261,10 @@ void vm_read_stats(struct vm *vm)
     out->swapped_faults = read_stat(&in->swapped_faults, ever);
     out->lost_pages = read_stat(&in->lost_pages, ever);
     out->merged_outs = read_stat(&in->merged_outs, ever);
+    out->swap_reads = read_stat(&in->swap_reads, ever);
+    out->prefetched_pages = read_stat(&in->prefetched_pages, ever);
+    out->prefetch_used = read_stat(&in->prefetch_used, ever);
+    out->prefetch_wasted = read_stat(&in->prefetch_wasted, ever);
     read_samples(in, pages, out);
     read_latencies(in, out);
     out->hashed_pages = read_stat(&in->hashed_pages, ever);

@@ -348,6 +348,10 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.swap_bytes = out.swap.file_bytes;
     st.swap_written_bytes = out.swap.written_bytes;
     st.swap_errors = out.swap.errors;
+    st.swap_reads = out.swap.reads;
+    st.prefetched_pages = out.swap.prefetched;
+    st.prefetch_used = out.swap.prefetch_used;
+    st.prefetch_wasted = out.swap.prefetch_wasted;
     st.swapped_faults = atomic_load(&memd->stats.swapped_faults);
     st.page_outs = atomic_load(&memd->stats.page_outs);
     st.page_ins = atomic_load(&memd->stats.page_ins);

@@ -444,7 +444,7 @@ int out_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns
     if (entry_state(e) == WIRE_PAGE_LOST)
         return uffd_poison_once(m, page_hva(r, page)) == -EAGAIN ? -EAGAIN : 0;
     if (entry_state(e) == WIRE_PAGE_SWAPPED)
-        return swap_serve(m, r, page, since_ns);
+        return swap_serve(m, r, page, since_ns, tier);
     if (entry_state(e) == WIRE_PAGE_PARKED) {
         err = bring_parked(m, r, page, e, &unchanged);
     } else {

@@ -645,6 +645,10 @@ void session_stats(struct memd *m)
     PUT(swap_bytes, out.swap.file_bytes);
     PUT(swap_written_bytes, out.swap.written_bytes);
     PUT(swap_errors, out.swap.errors);
+    PUT(swap_reads, out.swap.reads);
+    PUT(prefetched_pages, out.swap.prefetched);
+    PUT(prefetch_used, out.swap.prefetch_used);
+    PUT(prefetch_wasted, out.swap.prefetch_wasted);
     PUT(lost_pages, m->pager->lost_pages);
     PUT(vmas_used, m->vmas_used);
     PUT(vmas_limit, m->budget.vmas_max);

@@ -5,7 +5,8 @@
  *   PACKED -- swap_out: encrypted into a cluster, which is written --> still PACKED, its place names the slot
  *          -- written --> SWAPPED, the object freed
  *   PARKED -- swap_out, pages that cannot be packed: F_PENDING, still whole in the shadow; then the same
- *   SWAPPED -- swap_serve begins to read, swap_complete decrypts, unpacks and copies in --> PRIVATE
+ *   SWAPPED -- swap_serve begins to read, swap_complete decrypts, unpacks and copies in --> PRIVATE;
+ *              what was read ahead with another page (swapread.c) swap_serve brings in at once
  *
  * A page stays where it was until its record is on the device; if writing fails it stays for good. If it
  * comes home meanwhile, its place no longer names the slot, and the record is freed as soon as it is
@@ -326,19 +327,57 @@ void swap_forget(struct memd *m, struct region *r)
 
 /* ---- the fault server */
 
-int swap_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns)
+/* The page's record, as it is in the file. 0, -EAGAIN, -EBADMSG; the chunk is locked. */
+static int open_and_install(struct memd *m, struct region *r, uint32_t page, const struct swap_where *w,
+                            const void *sealed)
+{
+    struct pager *p = m->pager;
+    char *packed = p->serve + PAGE_BYTES;
+    int err = swapfile_open_record(p->swap, w, sealed, packed);
+
+    if (err)
+        return err;
+    out_unpack(packed, w->bytes, p->serve);
+    err = install(m, r, page, p->serve);
+    if (!err)
+        out_count_fault(m, &m->stats.swapped_faults);
+    return err;
+}
+
+/* Of another page of the region, whose chunk may be locked by somebody else: it may be so no longer. */
+static bool is_there(void *ctx, uint32_t page, uint32_t slot)
+{
+    const struct region *r = ctx;
+
+    return page < r->npages && entry_state(page_get(r, page)) == WIRE_PAGE_SWAPPED &&
+           place_slot_of(place_get(r, page)) == slot;
+}
+
+int swap_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns, enum wire_tier *tier)
 {
     struct swapfile *file = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
-    struct swap_where w = swapfile_where(file, place_slot_of(place_get(r, page)));
+    struct swap_ask ask = {.region = r->id,
+                           .page = page,
+                           .where = swapfile_where(file, place_slot_of(place_get(r, page))),
+                           .since_ns = since_ns,
+                           .there = is_there,
+                           .ctx = r};
+    const void *sealed = swapfile_ready(file, &ask.where, since_ns);
 
-    return swapfile_fetch(file, r->id, page, &w, since_ns) == -EBUSY ? -EAGAIN : -EINPROGRESS;
+    if (!sealed)
+        return swapfile_fetch(file, &ask) == -EBUSY ? -EAGAIN : -EINPROGRESS;
+    int err = open_and_install(m, r, page, &ask.where, sealed);
+    if (err == -EBADMSG)
+        swapfile_distrust(file, &ask.where); /* it is read again, alone */
+    if (!err)
+        *tier = WIRE_TIER_SWAPPED;
+    return err ? -EAGAIN : 0;
 }
 
 /* False: again later. */
 static bool complete(struct memd *m, const struct swap_fetch *x)
 {
     struct region *r = atomic_load_explicit(&m->regions[x->region], memory_order_acquire);
-    struct pager *p = m->pager;
     bool served = false;
     int err = 0;
 
@@ -348,19 +387,14 @@ static bool complete(struct memd *m, const struct swap_fetch *x)
     if (!chunk_trylock(c))
         return false;
     if (is_at(m, r, x->page, &x->where)) {
-        char *packed = p->serve + PAGE_BYTES;
-        err = x->result ? x->result : swapfile_open_record(p->swap, x, packed);
-        if (err == -EAGAIN) {
+        err = x->result ? x->result : open_and_install(m, r, x->page, &x->where, x->data);
+        served = !err;
+        if (err == -EBADMSG && x->group)
+            swapfile_distrust(m->pager->swap, &x->where);
+        if (x->result == -EAGAIN || (err == -EBADMSG && x->group))
             err = 0; /* whoever waits asks again */
-        } else if (err) {
+        else if (err && err != -EAGAIN)
             err = lose(m, r, x->page);
-        } else {
-            out_unpack(packed, x->where.bytes, p->serve);
-            err = install(m, r, x->page, p->serve);
-            served = !err;
-            if (served)
-                out_count_fault(m, &m->stats.swapped_faults);
-        }
     }
     chunk_unlock(c);
     if (err)

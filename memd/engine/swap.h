@@ -24,7 +24,7 @@ void swap_forget(struct memd *m, struct region *r); /* the same for all of the r
 void swap_report(struct memd *m);                   /* tells the VMM of pages that were lost */
 
 /* The fault server: a SWAPPED page; as out_serve(). */
-int swap_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns);
+int swap_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns, enum wire_tier *tier);
 /* Brings home what has been read. True: some could not be, and are to be tried again. */
 bool swap_complete(struct memd *m);
 bool swap_waits(struct memd *m); /* there is something for it to do */

@@ -14,19 +14,19 @@
  * again. A cluster is used anew when none of its records is live; its space goes back to the file system
  * by and by (swapfile_trim()).
  *
- * Writing and reading have nothing in common but what is known of the records, which changes only while no
- * page refers to them. Reads of the fault server go by a ring of its own into buffers of its own: it never
- * waits for the device, unless io_uring is forbidden. Some file systems say that they can be asked without
- * waiting, and wait all the same (FUSE does): only where it is known to be true are requests begun by whoever
- * makes them, elsewhere the kernel's own threads do.
+ * Writing and reading (swapread.c) have nothing in common but what is known of the records, which changes
+ * only while no page refers to them. Reads of the fault server go by a ring of its own into buffers of its
+ * own: it never waits for the device, unless io_uring is forbidden. Some file systems say that they can be
+ * asked without waiting, and wait all the same (FUSE does): only where it is known to be true are requests
+ * begun by whoever makes them, elsewhere the kernel's own threads do.
  */
 #include "memd/engine/swapfile.h"
 
 #include "memd/engine/engine.h"
+#include "memd/engine/swapfile_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <linux/magic.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -38,78 +38,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define CLUSTER_BYTES   65536u
-#define RECORDS_MAX     256u /* of a cluster */
-#define RECORD_ALIGN    16u
 #define CLUSTERS_MAX    (1u << (SWAP_SLOT_BITS - 8))
-#define BLOCK           4096u /* of the device, for O_DIRECT */
-#define BUFFERS         8u    /* clusters being written */
-#define TAG_BYTES       crypto_aead_chacha20poly1305_ietf_ABYTES
-#define FETCH_BYTES     (3 * BLOCK) /* the longest record, wherever it begins */
 #define ERROR_REST_NS   2000000000ull
 #define CLOSE_MS        10000u /* the device has to answer what it was asked */
 #define NO_MORE_RECORDS (CLUSTER_BYTES - SWAP_CONTENT_MAX - TAG_BYTES)
 
-struct record {
-    uint32_t page;
-    uint16_t at, bytes; /* in units of RECORD_ALIGN; of content */
-    struct swap_hash hash;
-};
-static_assert(sizeof(struct record) == 24, "24 bytes per page in the file");
-
-enum cluster_state { CLUSTER_FREE, CLUSTER_WRITING, CLUSTER_WRITTEN };
-
-struct cluster {
-    uint64_t generation;
-    struct record *record;
-    uint32_t next; /* in the list of free ones */
-    uint16_t n, live;
-    uint8_t state;
-    bool dirty; /* free, and its space is still taken */
-};
-
-/* A cluster being filled or written. */
-struct buffer {
-    char *bytes;
-    uint32_t cluster; /* 0: not in use */
-    uint32_t used;
-    bool submitted, done;
-    int result;
-    struct swap_owner owner[RECORDS_MAX];
-    struct record record[RECORDS_MAX];
-};
-
-struct swapfile {
-    int fd;
-    uint32_t max_clusters, nclusters; /* ever used; cluster 0 never is */
-    struct cluster *clusters;
-    uint32_t free, dirty; /* list; how many of it are dirty */
-    uint32_t used;        /* clusters */
-    uint64_t records;     /* known of */
-    bool limited;
-    uint64_t allowed; /* if it is: bytes that may still be written */
-    uint64_t generation, failed_ns;
-    struct swap_counts counts;
-    bool async, fetch_async;
-    unsigned sqe_flags;
-    struct io_uring ring, fetch_ring;
-    struct buffer *buffer; /* BUFFERS */
-    struct buffer *open;   /* being filled */
-    char *area;
-    uint64_t area_bytes;
-    uint8_t *key;
-    uint64_t hash_seed;
-    char *sync; /* swapfile_read()'s */
-    struct swap_fetch fetch[SWAP_FETCHES];
-    char *fetch_bytes;
-};
-
 /* ---- what is known of a record */
-
-static struct cluster *cluster_of(const struct swapfile *f, uint32_t slot)
-{
-    return &f->clusters[slot / RECORDS_MAX];
-}
 
 static const struct record *record_of(const struct swapfile *f, uint32_t slot)
 {
@@ -176,7 +110,7 @@ static void seal(const struct swapfile *f, const struct swap_where *w, const voi
                                               sizeof ad, NULL, nonce, f->key);
 }
 
-static int unseal(const struct swapfile *f, const struct swap_where *w, const void *sealed, void *content)
+int swapfile_unseal(const struct swapfile *f, const struct swap_where *w, const void *sealed, void *content)
 {
     struct bound ad = bound_of(w);
     uint8_t nonce[12];
@@ -393,140 +327,24 @@ struct swap_counts swapfile_count(const struct swapfile *file)
     struct swap_counts n = file->counts;
 
     n.file_bytes = (uint64_t)(file->used + file->dirty) * CLUSTER_BYTES;
+    n.reads = atomic_load_explicit(&file->reads, memory_order_relaxed);
+    n.prefetched = atomic_load_explicit(&file->prefetched, memory_order_relaxed);
+    n.prefetch_used = atomic_load_explicit(&file->prefetch_used, memory_order_relaxed);
+    n.prefetch_wasted = atomic_load_explicit(&file->prefetch_wasted, memory_order_relaxed);
     n.memory_bytes =
         file->area_bytes + file->nclusters * sizeof *file->clusters + file->records * sizeof(struct record);
     return n;
 }
 
-/* ---- reading */
-
-/* O_DIRECT wants whole blocks. */
-static void window(const struct swap_where *w, uint64_t *ret_offset, uint32_t *ret_bytes, uint32_t *ret_skip)
-{
-    uint64_t end = (w->offset + w->bytes + TAG_BYTES + BLOCK - 1) & ~(uint64_t)(BLOCK - 1);
-
-    *ret_offset = w->offset & ~(uint64_t)(BLOCK - 1);
-    *ret_bytes = (uint32_t)(end - *ret_offset);
-    *ret_skip = (uint32_t)(w->offset - *ret_offset);
-}
-
-/* Says nothing of the device, nor of the record. */
-static bool passes(int error)
-{
-    return error == EAGAIN || error == EINTR || error == ENOMEM || error == ENOBUFS || error == ECANCELED;
-}
-
-int swapfile_read(struct swapfile *file, const struct swap_where *where, void *content)
-{
-    uint32_t bytes, skip;
-    uint64_t offset;
-
-    window(where, &offset, &bytes, &skip);
-    ssize_t n = pread(file->fd, file->sync, bytes, (off_t)offset);
-    if (n < 0)
-        return passes(errno) ? -EAGAIN : -errno;
-    return (uint32_t)n < bytes ? -EIO : unseal(file, where, file->sync + skip, content);
-}
-
-static void fetch_done(struct swap_fetch *x, int64_t n)
-{
-    uint32_t bytes, skip;
-    uint64_t offset;
-
-    window(&x->where, &offset, &bytes, &skip);
-    x->result = n < 0 ? (passes((int)-n) ? -EAGAIN : (int)n) : (uint32_t)n < bytes ? -EIO : 0;
-    x->ready = true;
-}
-
-int swapfile_fetch(struct swapfile *file, uint32_t region, uint32_t page, const struct swap_where *where,
-                   uint64_t since_ns)
-{
-    struct swap_fetch *x = NULL;
-    uint32_t bytes, skip;
-    uint64_t offset;
-
-    for (unsigned i = 0; i < SWAP_FETCHES; i++) {
-        struct swap_fetch *is = &file->fetch[i];
-        if (!is->used)
-            x = is;
-        else if (is->region == region && is->page == page && is->where.slot == where->slot &&
-                 is->where.generation == where->generation)
-            return -EALREADY;
-    }
-    if (!x)
-        return -EBUSY;
-    window(where, &offset, &bytes, &skip);
-    char *to = file->fetch_bytes + (x - file->fetch) * FETCH_BYTES;
-    *x = (struct swap_fetch){.used = true,
-                             .region = region,
-                             .page = page,
-                             .where = *where,
-                             .since_ns = since_ns,
-                             .data = to + skip};
-    struct io_uring_sqe *sqe = file->fetch_async ? io_uring_get_sqe(&file->fetch_ring) : NULL;
-    if (!sqe) {
-        ssize_t n = pread(file->fd, to, bytes, (off_t)offset);
-        fetch_done(x, n < 0 ? -errno : n);
-        return 0;
-    }
-    io_uring_prep_read(sqe, file->fd, to, bytes, offset);
-    io_uring_sqe_set_flags(sqe, file->sqe_flags);
-    io_uring_sqe_set_data(sqe, x);
-    io_uring_submit(&file->fetch_ring); /* refused for now: swapfile_fetched() tries again */
-    return 0;
-}
-
-bool swapfile_fetch_waits(const struct swapfile *file)
-{
-    for (unsigned i = 0; i < SWAP_FETCHES; i++)
-        if (file->fetch[i].used && file->fetch[i].ready)
-            return true;
-    return file->fetch_async && io_uring_sq_ready(&file->fetch_ring);
-}
-
-static void take_fetched(struct swapfile *f)
-{
-    struct io_uring_cqe *cqe;
-
-    if (f->fetch_async && io_uring_sq_ready(&f->fetch_ring))
-        io_uring_submit(&f->fetch_ring);
-    while (f->fetch_async && !io_uring_peek_cqe(&f->fetch_ring, &cqe)) {
-        fetch_done(io_uring_cqe_get_data(cqe), cqe->res);
-        io_uring_cqe_seen(&f->fetch_ring, cqe);
-    }
-}
-
-/* What ends while the caller goes through them stays in the ring, and wakes it again: it may be one that has
- * been passed already. */
-struct swap_fetch *swapfile_fetched(struct swapfile *file, unsigned *at)
-{
-    if (!*at)
-        take_fetched(file);
-    for (; *at < SWAP_FETCHES; ++*at)
-        if (file->fetch[*at].used && file->fetch[*at].ready)
-            return &file->fetch[(*at)++];
-    return NULL;
-}
-
-int swapfile_fetch_fd(const struct swapfile *file)
-{
-    return file->fetch_async ? file->fetch_ring.ring_fd : -1;
-}
-
-int swapfile_open_record(const struct swapfile *file, const struct swap_fetch *fetch, void *content)
-{
-    return unseal(file, &fetch->where, fetch->data, content);
-}
-
 /* ---- life */
 
 /* Memory of no size that matters, in one piece: none of it is forked or dumped; what the fault server reads
- * into and the key are locked. */
+ * into and the key are locked, which also means that it is there. */
 static int make_area(struct swapfile *f)
 {
-    uint64_t fetches = SWAP_FETCHES * FETCH_BYTES, locked = BLOCK + fetches;
+    uint64_t fetches = SWAP_FETCHES * FETCH_BYTES, locked = BLOCK + fetches, groups = GROUPS * CLUSTER_BYTES;
 
-    f->area_bytes = locked + FETCH_BYTES + BUFFERS * CLUSTER_BYTES;
+    f->area_bytes = locked + groups + FETCH_BYTES + BUFFERS * CLUSTER_BYTES;
     f->area = place_reserve(f->area_bytes);
     f->buffer = calloc(BUFFERS, sizeof *f->buffer);
     f->clusters = place_reserve((uint64_t)f->max_clusters * sizeof *f->clusters);
@@ -535,7 +353,9 @@ static int make_area(struct swapfile *f)
     mlock(f->area, locked); /* as much as RLIMIT_MEMLOCK allows: pager_ready() has said so if it does not */
     f->key = (uint8_t *)f->area;
     f->fetch_bytes = f->area + BLOCK;
-    f->sync = f->fetch_bytes + fetches;
+    if (!mlock(f->area + locked, groups)) /* else the fault server might have to wait for memory */
+        f->group_bytes = f->area + locked;
+    f->sync = f->area + locked + groups;
     for (unsigned i = 0; i < BUFFERS; i++)
         f->buffer[i].bytes = f->sync + FETCH_BYTES + (uint64_t)i * CLUSTER_BYTES;
     return 0;
@@ -601,28 +421,23 @@ void swapfile_leave(const struct swapfile *file)
         close(file->fetch_ring.ring_fd);
 }
 
-static unsigned under_way(const struct swapfile *f)
+static bool writing(struct swapfile *f)
 {
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < SWAP_FETCHES; i++)
-        n += f->fetch[i].used && !f->fetch[i].ready;
+    take_completions(f);
     for (unsigned i = 0; f->buffer && i < BUFFERS; i++)
-        n += f->buffer[i].submitted && !f->buffer[i].done;
-    return n;
+        if (f->buffer[i].submitted && !f->buffer[i].done)
+            return true;
+    return false;
 }
 
 /* Until nothing is under way any more: what comes late would go to memory that is somebody else's by then,
  * and what is written late come from there. False: it does not end. */
 static bool settle(struct swapfile *f)
 {
-    for (unsigned ms = 0; under_way(f); ms++) {
+    for (unsigned ms = 0; writing(f) || swapfile_reading(f); ms++) {
         if (ms == CLOSE_MS)
             return false;
-        take_completions(f);
-        take_fetched(f);
-        if (under_way(f))
-            usleep(1000);
+        usleep(1000);
     }
     return true;
 }

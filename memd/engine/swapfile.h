@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * swapfile: records of a page each in the VM's swap file; see swapfile.c.
+ * swapfile: records of a page each in the VM's swap file; see swapfile.c and swapread.c.
  *
  * Threads: whoever holds engine.work calls everything but what is marked "fault server".
  */
@@ -35,7 +35,10 @@ struct swap_counts {
     uint64_t file_bytes;    /* in clusters in use */
     uint64_t written_bytes; /* ever */
     uint64_t errors;        /* writes that failed */
-    uint64_t memory_bytes;  /* for what is known of the records, and buffers */
+    uint64_t reads;         /* ever made of it, whatever their size */
+    /* pages whose records were read with another's; those somebody then came for; and those nobody did */
+    uint64_t prefetched, prefetch_used, prefetch_wasted;
+    uint64_t memory_bytes; /* for what is known of the records, and buffers */
 };
 
 /* Takes `fd`. max_bytes: of the file. wake_fd: an eventfd written when a write ends. 0 or -errno. */
@@ -74,24 +77,42 @@ int swapfile_read(struct swapfile *file, const struct swap_where *where, void *c
 /* The page must be known to be there: its chunk is locked. */
 struct swap_where swapfile_where(const struct swapfile *file, uint32_t slot);
 
-/* A read under way; the engine's own name for the page. */
-struct swap_fetch {
+/* The record, as it is in the file, if it was read ahead; good until the next call of swapfile_fetch(). NULL:
+ * it is to be fetched. */
+const void *swapfile_ready(struct swapfile *file, const struct swap_where *where, uint64_t since_ns);
+/* What was read ahead with it is not what it should be: all of it is forgotten. */
+void swapfile_distrust(struct swapfile *file, const struct swap_where *where);
+
+/* Who asks; the engine's own name for the page. `there`: whether a page of a record is in the file, at that
+ * slot, at this moment or one near it. */
+struct swap_ask {
     uint32_t region, page;
     struct swap_where where;
     uint64_t since_ns; /* when it was first asked for */
-    int result;        /* once it is ready: 0 or -errno; -EAGAIN: not to be had just now */
-    const void *data;  /* as it is in the file */
+    bool (*there)(void *ctx, uint32_t page, uint32_t slot);
+    void *ctx;
+};
+
+/* A read under way, or a record that is waited for with others of a group. */
+struct swap_fetch {
+    uint32_t region, page;
+    struct swap_where where;
+    uint64_t since_ns;
+    int result;       /* once it is ready: 0 or -errno; -EAGAIN: not to be had just now */
+    const void *data; /* as it is in the file */
+    const struct swap_group *group;
     bool used, ready;
 };
 #define SWAP_FETCHES 16u
+#define SWAP_JOINS   48u
 /* Begins to read. -EBUSY: too many are under way. -EALREADY: this one is. */
-int swapfile_fetch(struct swapfile *file, uint32_t region, uint32_t page, const struct swap_where *where,
-                   uint64_t since_ns);
+int swapfile_fetch(struct swapfile *file, const struct swap_ask *ask);
 /* The next read that is ready, from *at on; NULL: no more. Drop it with used = false. */
 struct swap_fetch *swapfile_fetched(struct swapfile *file, unsigned *at);
 bool swapfile_fetch_waits(const struct swapfile *file); /* there is something for swapfile_fetched() to do */
 int swapfile_fetch_fd(const struct swapfile *file);     /* readable when a read has ended; -1: none */
-/* Decrypts what was fetched. 0 or -EBADMSG. */
-int swapfile_open_record(const struct swapfile *file, const struct swap_fetch *fetch, void *content);
+/* Decrypts what was fetched, or ready. 0 or -EBADMSG. */
+int swapfile_open_record(const struct swapfile *file, const struct swap_where *where, const void *sealed,
+                         void *content);
 
 #endif

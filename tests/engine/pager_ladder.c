@@ -453,20 +453,21 @@ int main(void)
     check_all(l);
     printf("%llu ms, %llu turns: %llu page-outs, %llu page-ins, %llu faults on parked, %llu on packed and "
            "%llu on "
-           "swapped pages, %llu MiB written; "
+           "swapped pages (%llu reads, %llu pages read ahead, %llu used), %llu MiB written; "
            "%llu merges, %llu merged pages out, %llu heals; %llu writes, %llu discards, %llu pages checked, "
            "%llu device transfers\n",
            (unsigned long long)(kit_ms() - start), (unsigned long long)turns,
            (unsigned long long)st.page_outs, (unsigned long long)st.page_ins,
            (unsigned long long)st.parked_faults, (unsigned long long)st.packed_faults,
-           (unsigned long long)st.swapped_faults, (unsigned long long)st.swap_written_bytes >> 20,
-           (unsigned long long)st.merges, (unsigned long long)st.merged_outs, (unsigned long long)st.heals,
-           (unsigned long long)l->writes, (unsigned long long)l->discards, (unsigned long long)l->checks,
-           (unsigned long long)l->io);
+           (unsigned long long)st.swapped_faults, (unsigned long long)st.swap_reads,
+           (unsigned long long)st.prefetched_pages, (unsigned long long)st.prefetch_used,
+           (unsigned long long)st.swap_written_bytes >> 20, (unsigned long long)st.merges,
+           (unsigned long long)st.merged_outs, (unsigned long long)st.heals, (unsigned long long)l->writes,
+           (unsigned long long)l->discards, (unsigned long long)l->checks, (unsigned long long)l->io);
     CHECK(!st.lost_pages && !st.swap_errors, "%llu pages are lost, %llu writes failed",
           (unsigned long long)st.lost_pages, (unsigned long long)st.swap_errors);
-    CHECK(st.parked_faults && st.packed_faults && st.swapped_faults && st.merges && st.merged_outs &&
-              l->discards && l->checks,
+    CHECK(st.parked_faults && st.packed_faults && st.swapped_faults && st.prefetch_used && st.merges &&
+              st.merged_outs && l->discards && l->checks,
           "this run has not tried everything");
     script_close(l->script);
     guest_unmap(map, (SKEW + NPAGES) * PAGE);

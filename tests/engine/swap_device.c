@@ -95,10 +95,11 @@ static void all_out(struct rig *rig)
     EQUALS(kit_stats(rig->memd).swapped_pages, NPAGES);
 }
 
-/* Pages [0, 256) parked, [256, 512) packed, the others in the file. */
+/* Pages [0, 256) parked, [256, 512) packed, the others in the file, and nothing of it read ahead. */
 static void on_every_rung(struct rig *rig)
 {
     all_out(rig);
+    OK(memd_discard(rig->memd, rig->region, 0, CHUNK_AT * PAGE));
     fill_range(rig, 0, CHUNK_AT, 1);
     EQUALS(order(rig, WIRE_REC_PAGEOUT, UINT64_MAX, WIRE_PAGEOUT_ALL).pages, CHUNK_AT);
     check_range(rig, 0, CHUNK_AT / 2, 1);
@@ -181,7 +182,7 @@ static void only_who_reads_waits(void **state)
     hold("hold-reads");
     for (unsigned i = 0; i < n; i++)
         touch_begin(&t[i], rig_page(&rig, CHUNK_AT + i * 7));
-    device_holds(8);
+    device_holds(1);
     check_range(&rig, 0, CHUNK_AT, 1);
     OK(memd_discard(rig.memd, rig.region, (NPAGES - 1) * PAGE, PAGE));
     for (unsigned i = 0; i < n; i++)
@@ -207,7 +208,7 @@ static void a_crowd_waits(void **state)
     hold("hold-reads");
     for (unsigned i = 0; i < CROWD; i++)
         touch_begin(&t[i], rig_page(&rig, CHUNK_AT + i * 4));
-    device_holds(8);
+    device_holds(1);
     check_range(&rig, 0, 64, 1);
     let_go("hold-reads");
     uint64_t begun = kit_ms();
@@ -292,12 +293,14 @@ static void stays_ours(const struct rig *rig, uint32_t page, uint32_t n)
     check_range(rig, page, page + n, 9);
 }
 
-/* Two pages in the file, the others home. */
+/* Two pages in the file, the others home, and not because they were read from there. */
 static void two_in_file(struct rig *rig, uint32_t page)
 {
     all_out(rig);
-    check_range(rig, 0, page, 0);
-    check_range(rig, page + 2, NPAGES, 0);
+    OK(memd_discard(rig->memd, rig->region, 0, page * PAGE));
+    OK(memd_discard(rig->memd, rig->region, (page + 2) * PAGE, (NPAGES - page - 2) * PAGE));
+    fill_range(rig, 0, page, 0);
+    fill_range(rig, page + 2, NPAGES, 0);
     EQUALS(kit_stats(rig->memd).swapped_pages, 2);
     device_set("read-ms", SLOW_MS);
 }
@@ -360,6 +363,41 @@ static void discarded_while_read(void **state)
     EQUALS(touch_end(&t), 0);
     CHECK(guest_differs(rig_page(&rig, 601), 0) < 0, "a discarded page is not zero");
     stays_ours(&rig, 600, 2);
+    rig_close(&rig);
+}
+
+/* What is read ahead, and is another's, or nobody's, by the time the device answers. */
+static void group_changes_while_read(void **state)
+{
+    struct rig rig = device_rig();
+    struct over o = {.bytes = 4 * PAGE};
+    struct toucher t[3];
+
+    (void)state;
+    all_out(&rig);
+    hold("hold-reads");
+    for (uint32_t i = 0; i < 3; i++) /* the first one's read is for all of them, and more */
+        touch_begin(&t[i], rig_page(&rig, 600 + i));
+    device_holds(1);
+    OK(memd_discard(rig.memd, rig.region, 601 * PAGE, PAGE));
+    EQUALS(touch_end(&t[1]), 0);
+    OK(memd_discard(rig.memd, rig.region, 610 * PAGE, 2 * PAGE));
+    fill(rig_page(&rig, 611), 611, 5);
+    o.hva = rig_page(&rig, 620);
+    OK(memd_unmap(rig.memd, o.hva, o.bytes, map_over, &o));
+    fill_range(&rig, 620, 624, 6);
+    let_go("hold-reads");
+    EQUALS(touch_end(&t[0]), word_of(600, 0, 0));
+    EQUALS(touch_end(&t[2]), word_of(602, 0, 0));
+    CHECK(kit_stats(rig.memd).prefetched_pages > 20, "nothing was read ahead");
+    CHECK(guest_differs(rig_page(&rig, 601), 0) < 0 && guest_differs(rig_page(&rig, 610), 0) < 0,
+          "a discarded page is not zero");
+    check(rig_page(&rig, 611), 611, 5);
+    check_range(&rig, 620, 624, 6);
+    check_range(&rig, 612, 620, 0);
+    check_range(&rig, 602, 610, 0);
+    check_range(&rig, 624, NPAGES, 0);
+    check_range(&rig, 0, 600, 0);
     rig_close(&rig);
 }
 
@@ -551,11 +589,12 @@ static void markers(void **state)
     EQUALS(touch_end(&t), 0);
     put_markers(&rig);
     device_set("read-error", EIO);
-    CHECK(guest_poisoned(rig_page(&rig, 900)), "a page that cannot be read is not poisoned");
+    /* too far from those that were touched to have been read with them */
+    CHECK(guest_poisoned(rig_page(&rig, 1400)), "a page that cannot be read is not poisoned");
     device_set("read-error", 0);
     check_range(&rig, 0, CHUNK_AT, 1);
-    check_range(&rig, 604, 900, 0);
-    check_range(&rig, 901, NPAGES, 0);
+    check_range(&rig, 604, 1400, 0);
+    check_range(&rig, 1401, NPAGES, 0);
     rig_close(&rig);
 }
 
@@ -588,13 +627,21 @@ static void device_gone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(only_who_reads_waits), cmocka_unit_test(a_crowd_waits),
-        cmocka_unit_test(calls_come_between),   cmocka_unit_test(slow_writes),
-        cmocka_unit_test(cut_while_read),       cmocka_unit_test(unmapped_while_read),
-        cmocka_unit_test(discarded_while_read), cmocka_unit_test(closed_while_read),
-        cmocka_unit_test(full_device),          cmocka_unit_test(write_fails),
-        cmocka_unit_test(read_fails),           cmocka_unit_test(read_fails_for_now),
-        cmocka_unit_test(writes_dropped),       cmocka_unit_test(markers),
+        cmocka_unit_test(only_who_reads_waits),
+        cmocka_unit_test(a_crowd_waits),
+        cmocka_unit_test(calls_come_between),
+        cmocka_unit_test(slow_writes),
+        cmocka_unit_test(cut_while_read),
+        cmocka_unit_test(unmapped_while_read),
+        cmocka_unit_test(discarded_while_read),
+        cmocka_unit_test(group_changes_while_read),
+        cmocka_unit_test(closed_while_read),
+        cmocka_unit_test(full_device),
+        cmocka_unit_test(write_fails),
+        cmocka_unit_test(read_fails),
+        cmocka_unit_test(read_fails_for_now),
+        cmocka_unit_test(writes_dropped),
+        cmocka_unit_test(markers),
         cmocka_unit_test(device_gone),
     };
 
