@@ -141,8 +141,8 @@ static void look(struct agent *agent, uint64_t now_ms)
     struct talk *talk = &agent->talk;
     bool heartbeat = talk_heartbeat_due(talk, now_ms);
 
-    agent->look_ms = now_ms + talk->interval_ms;
     sampler_look(&agent->sampler, &talk->sample);
+    agent->look_ms = now_ms + talk_look_in_ms(talk);
     /* without pressure information only the rest tells of trouble */
     if (agent->sampler.pressure_fd < 0 || talk_is_news(talk, now_ms))
         sampler_look_closer(&agent->sampler, &talk->sample);

@@ -6,8 +6,8 @@
 
 #define MIB            (1ull << 20)
 #define PAGE_BYTES     4096u
-#define RESERVE_PART   16u
-#define RESERVE_MIN    (16 * MIB)
+#define RESERVE_PART   8u
+#define RESERVE_MIN    (32 * MIB)
 #define RESERVE_MAX    (1024 * MIB)
 #define STEP_PART      8u
 #define BAND_PART      64u
@@ -173,7 +173,8 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
         v->hold_ns = memory->hold_until_ns - seen->now_ns;
         return BALLOON_RULE_BACKOFF;
     }
-    if (seen->heard_ns <= memory->reached_ns)
+    /* more available than it has: that was said before the balloon moved */
+    if (seen->heard_ns <= memory->reached_ns || seen->available_bytes > seen->actual_bytes)
         return BALLOON_RULE_WAITS;
     uint64_t step = state == BUDGET_LOW ? v->spare_bytes
                                         : least(v->spare_bytes / 2, seen->actual_bytes / STEP_PART);

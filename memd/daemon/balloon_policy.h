@@ -5,7 +5,7 @@
  *
  * budget.h decides how much a VM is to give. Here is how much of that its guest can spare:
  *
- *   what it can spare   the guest's MemAvailable less a reserve: 1/16 of what it has, from 16 MiB to 1 GiB,
+ *   what it can spare   the guest's MemAvailable less a reserve: 1/8 of what it has, from 32 MiB to 1 GiB,
  *                       more after it has been asked for too much. Never more than what the host sees of it,
  *                       never below its floor: what a guest says is a hint
  *   slowly in           at most half of what it can spare in a step, an eighth of what it has, the next when
