@@ -161,7 +161,7 @@ unsigned talk_look_in_ms(const struct talk *talk)
     const uint64_t *value = talk->sample.value;
     bool tight = value[AGENT_MEM_AVAILABLE] < value[AGENT_MEM_TOTAL] / TIGHT_SHARE;
 
-    return tight && talk->interval_ms > TALK_TIGHT_MS ? TALK_TIGHT_MS : talk->interval_ms;
+    return (tight || talk->report_due) && talk->interval_ms > TALK_TIGHT_MS ? TALK_TIGHT_MS : talk->interval_ms;
 }
 
 bool talk_is_news(const struct talk *talk, uint64_t now_ms)

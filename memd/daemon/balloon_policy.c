@@ -3,6 +3,7 @@
 #include "memd/daemon/balloon_policy.h"
 
 #include <assert.h>
+#include <math.h>
 
 #define MIB            (1ull << 20)
 #define PAGE_BYTES     4096u
@@ -144,10 +145,23 @@ static bool give_back(struct balloon_memory *memory, const struct balloon_seen *
     return true;
 }
 
-/* What it can spare, as far as the host can see. */
-static uint64_t spare_of(const struct balloon_seen *seen, uint64_t reserve)
+/* What is available falls at once and rises slowly. */
+static void believe(struct balloon_memory *memory, const struct balloon_seen *seen)
 {
-    uint64_t spare = less(least(seen->available_bytes, seen->actual_bytes), reserve);
+    double now = (double)seen->available_bytes;
+
+    if (!memory->believed_ns || now <= memory->believed)
+        memory->believed = now;
+    else
+        memory->believed += (now - memory->believed) *
+                            (1 - exp(-(double)(seen->now_ns - memory->believed_ns) * 1e-9 / BALLOON_RISE_S));
+    memory->believed_ns = seen->now_ns;
+}
+
+/* What it can spare, as far as the host can see. */
+static uint64_t spare_of(const struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t reserve)
+{
+    uint64_t spare = less(least((uint64_t)memory->believed, seen->actual_bytes), reserve);
 
     return least(spare, less(seen->actual_bytes, seen->min_bytes));
 }
@@ -176,8 +190,9 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
     /* more available than it has: that was said before the balloon moved */
     if (seen->heard_ns <= memory->reached_ns || seen->available_bytes > seen->actual_bytes)
         return BALLOON_RULE_WAITS;
-    uint64_t step = state == BUDGET_LOW ? v->spare_bytes
-                                        : least(v->spare_bytes / 2, seen->actual_bytes / STEP_PART);
+    uint64_t step = v->spare_bytes / 2;
+    if (state < BUDGET_LOW)
+        step = least(step, seen->actual_bytes / STEP_PART);
     if (step < band_of(seen))
         return BALLOON_RULE_SMALL;
     v->offer_bytes = step;
@@ -193,11 +208,13 @@ void balloon_policy_look(struct balloon_memory *memory, const struct balloon_see
     if (seen->excluded)
         return;
     note(memory, seen);
+    if (seen->heard_ns)
+        believe(memory, seen);
     v->reserve_bytes = reserve_of(memory, seen);
     v->available_bytes = seen->available_bytes;
     v->actual_bytes = seen->actual_bytes;
     v->target_bytes = seen->target_bytes;
-    v->spare_bytes = spare_of(seen, v->reserve_bytes);
+    v->spare_bytes = spare_of(memory, seen, v->reserve_bytes);
     v->returned = memory->returned > 0 ? memory->returned : 1;
     if (!seen->heard_ns || seen->now_ns - seen->heard_ns > BALLOON_STALE_NS) {
         v->rule = BALLOON_RULE_STALE;

@@ -8,14 +8,17 @@
  *   what it can spare   the guest's MemAvailable less a reserve: 1/8 of what it has, from 32 MiB to 1 GiB,
  *                       more after it has been asked for too much. Never more than what the host sees of it,
  *                       never below its floor: what a guest says is a hint
- *   slowly in           at most half of what it can spare in a step, an eighth of what it has, the next when
- *                       that one is there and the guest has said how it feels since; in low, all it can spare
+ *   believed            at once when it falls, over BALLOON_RISE_S when it rises: a guest that is given
+ *                       memory is about to use it
+ *   slowly in           at most half of what it can spare in a step, and an eighth of what it has but in low;
+ *                       the next when that one is there and the guest has said how it feels since
  *   out at once         a guest that needs memory gets all of it, whatever the host's state: what it does not
  *                       touch costs the host nothing. It needs some when it has less than half of its reserve
  *                       available, waits for memory, or has had to kill
  *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
- *   back-off            a guest that needs memory soon after it was asked for some, or does not come to its
- *                       target, is left alone for 2 s, then for twice as long each time, 128 s at most
+ *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
+ *                       asked for some, or does not come to its target, longer: twice as long each time, 128 s
+ *                       at most
  *   stalled             a target it does not come nearer to for 3 s is set to where it is
  *   let go              a guest that nobody has heard for 15 s gets all of it: nothing is decided by old
  *                       numbers
@@ -33,7 +36,8 @@
 
 #define BALLOON_STALE_NS      15000000000ull
 #define BALLOON_STALLED_NS    3000000000ull
-#define BALLOON_BACKOFF_NS    2000000000ull
+#define BALLOON_BACKOFF_NS    5000000000ull
+#define BALLOON_RISE_S        5.0
 #define BALLOON_BACKOFF_MAX   128000000000ull
 #define BALLOON_BLAME_NS      10000000000ull /* so soon after a step a need is its doing */
 #define BALLOON_FORGIVE_NS    60000000000ull /* without a need: the back-off is halved */
@@ -93,6 +97,8 @@ struct balloon_memory {
     uint64_t moved_ns, actual_bytes;             /* when it last got anywhere */
     uint64_t backoff_ns, hold_until_ns, needed_ns;
     uint64_t oom_kills, alloc_stalls, counted_ns;
+    double believed; /* bytes available, as they are gone by */
+    uint64_t believed_ns;
     double returned; /* part of a step the host got back; 0: not known */
     bool is_step;    /* of the policy: a target of ours is what it goes for */
 };
