@@ -18,7 +18,7 @@
 #define TALK_BYTES_PER_S      262144u
 #define TALK_BYTES_BURST      32768u
 #define TALK_INTERVAL_MS      1000u
-#define TALK_TIGHT_MS 100u /* between looks where memory is tight */
+#define TALK_TIGHT_MS         100u /* between looks where memory is tight */
 #define TALK_INTERVAL_MS_MIN  100u
 #define TALK_INTERVAL_MS_MAX  60000u
 #define TALK_HEARTBEAT_MS     10000u

@@ -261,9 +261,9 @@ int balloons_set(struct balloons *b, size_t i, uint64_t bytes, struct balloon_er
     pthread_mutex_lock(&k->lock);
     if (k->spec.is_auto) {
         pthread_mutex_unlock(&k->lock);
-        return balloon_fail(error, -EBUSY,
-                            "memd moves this balloon by its memory policy; `memctl balloon auto off %s` first",
-                            k->spec.vm);
+        return balloon_fail(
+            error, -EBUSY, "memd moves this balloon by its memory policy; `memctl balloon auto off %s` first",
+            k->spec.vm);
     }
     if (k->request != KEEPER_IDLE) {
         pthread_mutex_unlock(&k->lock);

@@ -76,7 +76,8 @@ static int row_add(struct ctl_table *table, const json_t *balloon)
                          ctl_get_text(balloon, "backend"), ctl_get_text(balloon, "state"),
                          size_of(ram, balloon, "ram_bytes"), size_of(actual, balloon, "actual_bytes"),
                          size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"),
-                         json_is_true(json_object_get(balloon, "auto")) ? ctl_get_text(balloon, "auto_rule") : "off");
+                         json_is_true(json_object_get(balloon, "auto")) ? ctl_get_text(balloon, "auto_rule")
+                                                                        : "off");
 }
 
 /* Why balloons are not ready, a line each. */
@@ -213,7 +214,8 @@ static void auto_print(struct ctl *ctl, const json_t *balloon)
     char line[512];
 
     snprintf(line, sizeof line, "%s: auto %s (%s)", ctl_get_text(balloon, "vm"),
-             json_is_true(json_object_get(balloon, "auto")) ? "on" : "off", ctl_get_text(balloon, "auto_rule"));
+             json_is_true(json_object_get(balloon, "auto")) ? "on" : "off",
+             ctl_get_text(balloon, "auto_rule"));
     fprintf(ctl->out, "%s\n", ctl_printable(line));
 }
 

@@ -139,7 +139,8 @@ static const struct command {
     {"balloon", "auto", "on|off [VM]", 1, 2, OPT_JSON, ctl_balloon_auto,
      "have memd move a balloon, or all, by its memory policy",
      "When a budget or the host is short, guests give what they can spare by their balloons; one that needs "
-     "memory\ngets all of it back at once. `memctl why VM` says what is decided. Remembered over restarts of memd."},
+     "memory\ngets all of it back at once. `memctl why VM` says what is decided. Remembered over restarts of "
+     "memd."},
     {"balloon", "stats", "VM", 1, 1, OPT_JSON, ctl_balloon_stats, "what a guest says of its memory", ""},
     {"balloon", "limits", "VM", 1, 1, OPT_JSON | OPT_MIN | OPT_MAX, ctl_balloon_limits,
      "show or set the limits of targets",

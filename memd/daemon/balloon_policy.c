@@ -58,7 +58,8 @@ static uint64_t reserve_of(const struct balloon_memory *memory, const struct bal
 {
     uint64_t reserve = between(seen->actual_bytes / RESERVE_PART, RESERVE_MIN, RESERVE_MAX), more = 0;
 
-    for (uint64_t backoff = memory->backoff_ns; backoff >= BALLOON_BACKOFF_NS && more < 2 * reserve; backoff /= 2)
+    for (uint64_t backoff = memory->backoff_ns; backoff >= BALLOON_BACKOFF_NS && more < 2 * reserve;
+         backoff /= 2)
         more += reserve / 2;
     return reserve + more;
 }
@@ -72,7 +73,8 @@ static uint64_t band_of(const struct balloon_seen *seen)
 
 static void back_off(struct balloon_memory *memory, uint64_t now_ns)
 {
-    memory->backoff_ns = memory->backoff_ns ? least(2 * memory->backoff_ns, BALLOON_BACKOFF_MAX) : BALLOON_BACKOFF_NS;
+    memory->backoff_ns =
+        memory->backoff_ns ? least(2 * memory->backoff_ns, BALLOON_BACKOFF_MAX) : BALLOON_BACKOFF_NS;
     memory->hold_until_ns = now_ns + memory->backoff_ns;
     memory->needed_ns = now_ns;
 }
@@ -84,7 +86,8 @@ static void note_returned(struct balloon_memory *memory, const struct balloon_se
         return;
     double part = (double)less(memory->step_resident, seen->resident_bytes) / (double)memory->step_bytes;
     part = part > 1 ? 1 : part < BALLOON_RETURNED_MIN ? BALLOON_RETURNED_MIN : part;
-    memory->returned = memory->returned > 0 ? memory->returned + (part - memory->returned) * RETURNED_TRUST : part;
+    memory->returned =
+        memory->returned > 0 ? memory->returned + (part - memory->returned) * RETURNED_TRUST : part;
 }
 
 static bool is_there(const struct balloon_seen *seen)
@@ -134,7 +137,8 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
 /* ---------------------------------------------------------------- the verdict */
 
 /* All of it back, unless it has, or is getting, all already. */
-static bool give_back(struct balloon_memory *memory, const struct balloon_seen *seen, struct balloon_verdict *v)
+static bool give_back(struct balloon_memory *memory, const struct balloon_seen *seen,
+                      struct balloon_verdict *v)
 {
     uint64_t all = max_of(seen), aims = seen->target_bytes ? seen->target_bytes : seen->actual_bytes;
 
@@ -159,7 +163,8 @@ static void believe(struct balloon_memory *memory, const struct balloon_seen *se
 }
 
 /* What it can spare, as far as the host can see. */
-static uint64_t spare_of(const struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t reserve)
+static uint64_t spare_of(const struct balloon_memory *memory, const struct balloon_seen *seen,
+                         uint64_t reserve)
 {
     uint64_t spare = less(least((uint64_t)memory->believed, seen->actual_bytes), reserve);
 

@@ -17,11 +17,9 @@
  *                       available, waits for memory, or has had to kill
  *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
  *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
- *                       asked for some, or does not come to its target, longer: twice as long each time, 128 s
- *                       at most
- *   stalled             a target it does not come nearer to for 3 s is set to where it is
- *   let go              a guest that nobody has heard for 15 s gets all of it: nothing is decided by old
- *                       numbers
+ *                       asked for some, or does not come to its target, longer: twice as long each time, 128
+ * s at most stalled             a target it does not come nearer to for 3 s is set to where it is let go a
+ * guest that nobody has heard for 15 s gets all of it: nothing is decided by old numbers
  *
  * How much memory the host got for a step is remembered: pages the guest never touched give nothing, and a
  * guest that has only such ones is asked by other means first (balloon_policy_is_first()).
@@ -50,7 +48,7 @@
 /* Why a balloon is not moved by the policy, whatever is wanted. */
 enum balloon_excluded {
     BALLOON_INCLUDED,
-    BALLOON_OFF,      /* `memctl balloon auto` is off for it */
+    BALLOON_OFF, /* `memctl balloon auto` is off for it */
     BALLOON_NOT_READY /* no VMM, no device, no driver, somebody else's monitor */,
     BALLOON_BLIND,     /* the VMM does not say how far the guest has got */
     BALLOON_MUTE,      /* neither statistics nor an agent: nobody knows what it can spare */

@@ -50,9 +50,9 @@ const char *budget_by_name(enum budget_by by)
 
 const char *budget_reason_name(enum budget_reason reason)
 {
-    static const char *const names[] = {"unasked",      "enough", "excluded", "at-it",  "ineligible",
-                                        "nothing-left", "dry",    "refaults", "stalls", "reserved",
-                                        "price",        "small",  "ordered", "given-back"};
+    static const char *const names[] = {"unasked",      "enough", "excluded", "at-it",     "ineligible",
+                                        "nothing-left", "dry",    "refaults", "stalls",    "reserved",
+                                        "price",        "small",  "ordered",  "given-back"};
 
     static_assert(sizeof names / sizeof names[0] == BUDGET_REASONS, "a name for each reason");
     return names[reason];
@@ -539,7 +539,7 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
                                     .taxed_bytes = charge(policy->tax, vm, of->has),
                                     .price = price,
                                     .ease = of->ease,
-                                    .paced = less(bytes, keep) / PAGE_BYTES >
-                                             order.pages + balloon / PAGE_BYTES});
+                                    .paced =
+                                        less(bytes, keep) / PAGE_BYTES > order.pages + balloon / PAGE_BYTES});
     }
 }

@@ -180,9 +180,10 @@ static int section_close(struct file_reader *reader)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: the limit is below the reservation",
                             reader->path, rule->pattern);
     if (balloon && !balloon->address[0])
-        return config_error(reader->report, -EINVAL,
-                            "%s: [vm %s]: balloon-auto, balloon-min and balloon-max go with balloon = ADDRESS",
-                            reader->path, balloon->vm);
+        return config_error(
+            reader->report, -EINVAL,
+            "%s: [vm %s]: balloon-auto, balloon-min and balloon-max go with balloon = ADDRESS", reader->path,
+            balloon->vm);
     if (balloon && balloon->max_bytes && balloon->max_bytes < balloon->min_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: balloon-max is below balloon-min",
                             reader->path, balloon->vm);

@@ -252,8 +252,8 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
 
 struct balloons;
-/* The balloons, before core_run(): the memory policy moves those that are on. They must outlive the loop. 0 or
- * -ENOMEM. */
+/* The balloons, before core_run(): the memory policy moves those that are on. They must outlive the loop. 0
+ * or -ENOMEM. */
 int core_balloons_set(struct core *core, struct balloons *balloons);
 /* Whether the policy moves the balloon of a VM (NULL: all); kept over restarts. -ENOENT: it has none. */
 int core_balloon_auto_set(struct core *core, const char *vm, bool on);

@@ -155,7 +155,7 @@ uint64_t inflate_used(const struct core *core)
 static uint64_t hidden_bytes(const struct inflate_one *one)
 {
     uint64_t max = one->seen.max_bytes && one->seen.max_bytes < one->seen.ram_bytes ? one->seen.max_bytes
-                                                                                   : one->seen.ram_bytes;
+                                                                                    : one->seen.ram_bytes;
     uint64_t has = one->seen.target_bytes && one->seen.target_bytes < one->seen.actual_bytes
                        ? one->seen.target_bytes
                        : one->seen.actual_bytes;
@@ -241,7 +241,8 @@ void inflate_describe(struct core *core, const struct vm *vm, struct budget_vm *
     if (!one)
         return;
     judge(core, one);
-    offer(one, answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1, vm_inout);
+    offer(one, answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1,
+          vm_inout);
 }
 
 /* One that takes part by its balloon alone. What its guest does not say to be available it uses. */

@@ -29,7 +29,7 @@ struct vm;
 
 struct inflate_one {
     bool on;
-    bool is_set; /* by a user: kept for the next daemon */
+    bool is_set;         /* by a user: kept for the next daemon */
     const struct vm *vm; /* during a look: its engine; NULL: none */
     struct balloons_view view;
     struct budget_terms terms;

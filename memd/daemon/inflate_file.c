@@ -35,7 +35,8 @@ void inflate_file_write(struct core *core)
     } else {
         for (size_t i = 0; i < core->inflate.n; i++)
             if (core->inflate.one[i].is_set)
-                fprintf(out, "auto %s %s\n", core->inflate.one[i].view.vm, core->inflate.one[i].on ? "on" : "off");
+                fprintf(out, "auto %s %s\n", core->inflate.one[i].view.vm,
+                        core->inflate.one[i].on ? "on" : "off");
         bool failed = ferror(out);
         if (fclose(out) || failed)
             err = errno ? errno : EIO;

@@ -219,8 +219,8 @@ static void put_ordered(struct text *text, const struct why_entry *e)
     }
     if (o->pages)
         put(text, "; %s %.1f MiB%s, %s%s", e->dry_run ? "would be asked for" : "asked for",
-        mib(o->pages * PAGE_BYTES), w->paced ? " (the most at a time)" : "",
-        o->all ? "any pages" : "cold pages", o->swap ? ", packed and swapped" : ", packed");
+            mib(o->pages * PAGE_BYTES), w->paced ? " (the most at a time)" : "",
+            o->all ? "any pages" : "cold pages", o->swap ? ", packed and swapped" : ", packed");
     if (w->state == BUDGET_SOFT && w->ease < 1)
         put(text, ", gently (%.0f%%) for what it needs back", 100 * w->ease);
 }
@@ -291,7 +291,8 @@ static void put_balloon(struct text *text, const struct why_entry *e)
     static const char *const words[] = {[BALLOON_OFF] = "it is off",
                                         [BALLOON_NOT_READY] = "not ready",
                                         [BALLOON_BLIND] = "its VMM does not say how far the guest has got",
-                                        [BALLOON_MUTE] = "neither statistics nor an agent say what it can spare",
+                                        [BALLOON_MUTE] =
+                                            "neither statistics nor an agent say what it can spare",
                                         [BALLOON_MIGRATING] = "it migrates",
                                         [BALLOON_LOCKED] = "its memory is locked or pinned (mlock, VFIO)"};
     const struct balloon_verdict *v = &e->balloon;

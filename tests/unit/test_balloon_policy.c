@@ -39,27 +39,36 @@ static void test_verdicts(void **state)
     } cases[] = {
         {"half of what it can spare, an eighth at most", 0, 1024, 0, 232, 528, 100, 0, false, BUDGET_SOFT,
          BALLOON_RULE_SPARE, 0, 128},
-        {"half of what it can spare", 0, 1024, 0, 232, 328, 100, 0, false, BUDGET_HARD, BALLOON_RULE_SPARE, 0, 100},
-        {"in low no more than half", 0, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0, 200},
+        {"half of what it can spare", 0, 1024, 0, 232, 328, 100, 0, false, BUDGET_HARD, BALLOON_RULE_SPARE, 0,
+         100},
+        {"in low no more than half", 0, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0,
+         200},
         {"never below its floor", 0, 1024, 0, 964, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0, 30},
         {"at its floor", 0, 232, 0, 232, 200, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL, 0, 0},
         {"dead band", 0, 1024, 0, 232, 152, 100, 0, false, BUDGET_HARD, BALLOON_RULE_SMALL, 0, 0},
         {"its reserve", 0, 1024, 0, 232, 128, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL, 0, 0},
         {"half of its reserve left, nothing to give back", 0, 1024, 0, 232, 60, 100, 0, false, BUDGET_LOW,
          BALLOON_RULE_SMALL, 0, 0},
-        {"half of its reserve left", 0, 512, 512, 232, 31, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024, 0},
-        {"it waits for memory", 0, 512, 512, 232, 300, 100, 11, false, BUDGET_HARD, BALLOON_RULE_NEED, 1024, 0},
-        {"needs it on its way down", 0, 800, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024, 0},
-        {"has been given all already", 0, 512, 1024, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL, 0, 0},
+        {"half of its reserve left", 0, 512, 512, 232, 31, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024,
+         0},
+        {"it waits for memory", 0, 512, 512, 232, 300, 100, 11, false, BUDGET_HARD, BALLOON_RULE_NEED, 1024,
+         0},
+        {"needs it on its way down", 0, 800, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024,
+         0},
+        {"has been given all already", 0, 512, 1024, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL,
+         0, 0},
         {"not heard any more", 0, 512, 512, 232, 300, 84, 0, false, BUDGET_LOW, BALLOON_RULE_STALE, 1024, 0},
         {"not heard for a while", 0, 1024, 0, 232, 528, 86, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0, 200},
         {"said before it moved", 0, 512, 512, 232, 600, 100, 0, false, BUDGET_LOW, BALLOON_RULE_WAITS, 0, 0},
         {"room for all", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_HIGH, BALLOON_RULE_ROOM, 1024, 0},
-        {"room, but its domain has none", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_SOFT, BALLOON_RULE_SPARE, 0, 64},
+        {"room, but its domain has none", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_SOFT,
+         BALLOON_RULE_SPARE, 0, 64},
         {"on its way", 0, 800, 700, 232, 500, 100, 0, false, BUDGET_HARD, BALLOON_RULE_MOVING, 0, 0},
-        {"migrates", BALLOON_MIGRATING, 512, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED, 0, 0},
+        {"migrates", BALLOON_MIGRATING, 512, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED,
+         0, 0},
         {"locked", BALLOON_LOCKED, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED, 0, 0},
-        {"a lie: more than it has", 0, 1024, 0, 232, 99999, 100, 0, false, BUDGET_LOW, BALLOON_RULE_WAITS, 0, 0},
+        {"a lie: more than it has", 0, 1024, 0, 232, 99999, 100, 0, false, BUDGET_LOW, BALLOON_RULE_WAITS, 0,
+         0},
     };
     (void)state;
 
@@ -76,7 +85,8 @@ static void test_verdicts(void **state)
         seen.stall_percent = cases[i].stall;
         seen.has_room = cases[i].room;
         balloon_policy_look(&memory, &seen, cases[i].urgency, &v);
-        if (v.rule != cases[i].rule || v.set_bytes != cases[i].set * MIB || v.offer_bytes != cases[i].offer * MIB)
+        if (v.rule != cases[i].rule || v.set_bytes != cases[i].set * MIB ||
+            v.offer_bytes != cases[i].offer * MIB)
             fail_msg("%s: %s, set %llu, offer %llu", cases[i].what, balloon_rule_name(v.rule),
                      (unsigned long long)(v.set_bytes / MIB), (unsigned long long)(v.offer_bytes / MIB));
     }
@@ -139,7 +149,8 @@ static void test_stalled(void **state)
     }
 }
 
-/* A need soon after a step is its doing: once, however often it is looked at; and falls are believed at once. */
+/* A need soon after a step is its doing: once, however often it is looked at; and falls are believed at once.
+ */
 static void test_need(void **state)
 {
     struct balloon_memory memory = {0};
