@@ -141,14 +141,16 @@ static void look(struct agent *agent, uint64_t now_ms)
     struct talk *talk = &agent->talk;
     bool heartbeat = talk_heartbeat_due(talk, now_ms);
 
-    agent->look_ms = now_ms + talk->interval_ms;
     sampler_look(&agent->sampler, &talk->sample);
     /* without pressure information only the rest tells of trouble */
     if (agent->sampler.pressure_fd < 0 || talk_is_news(talk, now_ms))
         sampler_look_closer(&agent->sampler, &talk->sample);
-    if (!talk_is_news(talk, now_ms))
+    bool news = talk_is_news(talk, now_ms);
+    if (news)
+        talk_tell(talk);
+    agent->look_ms = now_ms + talk_look_in_ms(talk);
+    if (!news)
         return;
-    talk_tell(talk);
     if (heartbeat && agent->sampler.cgroup_fd >= 0) {
         talk->nconsumers = sampler_consumers(&agent->sampler, talk->consumers);
         talk->consumers_due = true;

@@ -12,9 +12,9 @@ serve_start
 
 # ---- looking
 ctl 0 balloon list
-out "^VM +BACKEND +STATE +RAM +ACTUAL +TARGET +FLOOR"
-out "^alpha +qmp +ready +1.0 GiB +1.0 GiB +- +232 MiB"
-out "^beta +qmp +gone +- +- +- +-$"
+out "^VM +BACKEND +STATE +RAM +ACTUAL +TARGET +FLOOR +AUTO"
+out "^alpha +qmp +ready +1.0 GiB +1.0 GiB +- +232 MiB +off"
+out "^beta +qmp +gone +- +- +- +- +off$"
 out "^beta: nobody listens at /run/beta.qmp$"
 ctl 0 balloon list --json
 curl -sS --unix-socket "$dir/control.sock" http://memd/v1/balloons | cmp - "$tmp/out" ||
@@ -33,7 +33,19 @@ err "^memctl: no balloon is configured for a VM 'gamma'; see balloon in memd.con
 ctl 1 balloon stats a/b
 ctl 2 balloon stats
 ctl 2 balloon
-err "needs list\|set\|stats\|limits"
+err "needs list\|set\|auto\|stats\|limits"
+
+# ---- by the policy
+ctl 0 balloon auto on alpha
+out "^alpha: auto on \(spare\)$"
+ctl 0 balloon auto off
+out "^alpha: auto off \(off\)$"
+out "^beta: auto off \(off\)$"
+ctl 1 balloon auto on gamma
+err "^memctl: no balloon is configured for a VM 'gamma'"
+ctl 2 balloon auto maybe
+err "'maybe' is neither on nor off"
+ctl 2 balloon auto
 
 # ---- moving
 ctl 0 balloon set alpha 512M

@@ -250,7 +250,8 @@ static void every_plan_says_which_rule_decided(void **state)
         if (c->vm.excluded && look.plans[0].target_bytes < vm->resident_bytes && why->by != BUDGET_BY_LIMIT)
             fail_msg("%s: excluded, with a target", c->what);
     }
-    seen[BUDGET_ENOUGH] = true; /* below */
+    seen[BUDGET_ENOUGH] = true;     /* below */
+    seen[BUDGET_GIVEN_BACK] = true; /* by no plan: test_balloon_policy.c */
     for (int r = 0; r < BUDGET_REASONS; r++)
         if (!seen[r])
             fail_msg("no case for %s", budget_reason_name(r));
@@ -491,6 +492,9 @@ static void words_have_room(void **state)
             entry.why.state = BUDGET_SOFT;
             entry.vm.excluded = (enum budget_excluded)excluded;
             entry.vm.dry = BUDGET_LOW;
+            entry.has_balloon = true;
+            entry.balloon.rule = (enum balloon_rule)((reason + excluded) % BALLOON_RULES);
+            entry.balloon.excluded = (enum balloon_excluded)(excluded % BALLOON_EXCLUDED_COUNT);
             entry.order.all = entry.order.swap = entry.dry_run = entry.why.paced = true;
             entry.why.ease = 0.5;
             memset(text, 'x', sizeof text);

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the balloon of a VM may be asked for, and when it gives back: verdicts for literal guests. */
+#include "memd/daemon/balloon_policy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+#define S   1000000000ull
+
+/* A guest of 1 GiB, heard just now, at rest. Its reserve is 128 MiB. */
+static struct balloon_seen guest(uint64_t now_ns)
+{
+    return (struct balloon_seen){.now_ns = now_ns,
+                                 .ram_bytes = 1024 * MIB,
+                                 .actual_bytes = 1024 * MIB,
+                                 .min_bytes = 232 * MIB,
+                                 .resident_bytes = 900 * MIB,
+                                 .heard_ns = now_ns,
+                                 .available_bytes = 528 * MIB};
+}
+
+/* One look at a guest nothing is remembered of, in MiB. */
+static void test_verdicts(void **state)
+{
+    static const struct {
+        const char *what;
+        enum balloon_excluded excluded;
+        uint64_t actual, target, min, available, heard_s;
+        double stall;
+        bool room;
+        enum budget_state urgency;
+        enum balloon_rule rule;
+        uint64_t set, offer;
+    } cases[] = {
+        {"half of what it can spare, an eighth at most", 0, 1024, 0, 232, 528, 100, 0, false, BUDGET_SOFT,
+         BALLOON_RULE_SPARE, 0, 128},
+        {"half of what it can spare", 0, 1024, 0, 232, 328, 100, 0, false, BUDGET_HARD, BALLOON_RULE_SPARE, 0,
+         100},
+        {"in low no more than half", 0, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0,
+         200},
+        {"never below its floor", 0, 1024, 0, 964, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0, 30},
+        {"at its floor", 0, 232, 0, 232, 200, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL, 0, 0},
+        {"dead band", 0, 1024, 0, 232, 152, 100, 0, false, BUDGET_HARD, BALLOON_RULE_SMALL, 0, 0},
+        {"its reserve", 0, 1024, 0, 232, 128, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL, 0, 0},
+        {"half of its reserve left, nothing to give back", 0, 1024, 0, 232, 60, 100, 0, false, BUDGET_LOW,
+         BALLOON_RULE_SMALL, 0, 0},
+        {"half of its reserve left", 0, 512, 512, 232, 31, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024,
+         0},
+        {"it waits for memory", 0, 512, 512, 232, 300, 100, 11, false, BUDGET_HARD, BALLOON_RULE_NEED, 1024,
+         0},
+        {"needs it on its way down", 0, 800, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_NEED, 1024,
+         0},
+        {"has been given all already", 0, 512, 1024, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_SMALL,
+         0, 0},
+        {"not heard any more", 0, 512, 512, 232, 300, 84, 0, false, BUDGET_LOW, BALLOON_RULE_STALE, 1024, 0},
+        {"not heard for a while", 0, 1024, 0, 232, 528, 86, 0, false, BUDGET_LOW, BALLOON_RULE_SPARE, 0, 200},
+        {"said before it moved", 0, 512, 512, 232, 600, 100, 0, false, BUDGET_LOW, BALLOON_RULE_WAITS, 0, 0},
+        {"room for all", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_HIGH, BALLOON_RULE_ROOM, 1024, 0},
+        {"room, but its domain has none", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_SOFT,
+         BALLOON_RULE_SPARE, 0, 64},
+        {"on its way", 0, 800, 700, 232, 500, 100, 0, false, BUDGET_HARD, BALLOON_RULE_MOVING, 0, 0},
+        {"migrates", BALLOON_MIGRATING, 512, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED,
+         0, 0},
+        {"locked", BALLOON_LOCKED, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED, 0, 0},
+        {"a lie: more than it has", 0, 1024, 0, 232, 99999, 100, 0, false, BUDGET_LOW, BALLOON_RULE_WAITS, 0,
+         0},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_verdict v;
+        struct balloon_seen seen = guest(100 * S);
+        seen.excluded = cases[i].excluded;
+        seen.actual_bytes = cases[i].actual * MIB;
+        seen.target_bytes = cases[i].target * MIB;
+        seen.min_bytes = cases[i].min * MIB;
+        seen.available_bytes = cases[i].available * MIB;
+        seen.heard_ns = cases[i].heard_s * S;
+        seen.stall_percent = cases[i].stall;
+        seen.has_room = cases[i].room;
+        balloon_policy_look(&memory, &seen, cases[i].urgency, &v);
+        if (v.rule != cases[i].rule || v.set_bytes != cases[i].set * MIB ||
+            v.offer_bytes != cases[i].offer * MIB)
+            fail_msg("%s: %s, set %llu, offer %llu", cases[i].what, balloon_rule_name(v.rule),
+                     (unsigned long long)(v.set_bytes / MIB), (unsigned long long)(v.offer_bytes / MIB));
+    }
+}
+
+static enum balloon_rule look(struct balloon_memory *memory, const struct balloon_seen *seen,
+                              struct balloon_verdict *ret_verdict)
+{
+    balloon_policy_look(memory, seen, BUDGET_HARD, ret_verdict);
+    return ret_verdict->rule;
+}
+
+/* A step, its end, and the next one only when the guest has said how it feels since. */
+static void test_steps(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+    seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+    assert_int_equal(seen.target_bytes, 924 * MIB);
+    seen.now_ns += S;
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_MOVING);
+    assert_int_equal(v.pending_bytes, 100 * MIB);
+    seen.now_ns += S;
+    seen.actual_bytes = 924 * MIB;
+    seen.resident_bytes = 850 * MIB; /* half of it had never been touched */
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+    assert_true(v.returned > 0.49 && v.returned < 0.51);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S;
+    seen.available_bytes = 428 * MIB;
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+    assert_true(v.returned > 0.49 && v.returned < 0.51);
+}
+
+/* Frozen where it is, and left alone for longer each time. */
+static void test_stalled(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    uint64_t hold = 0;
+    (void)state;
+
+    for (unsigned turn = 0; turn < 4; turn++) {
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+        seen.target_bytes = balloon_policy_step(&memory, &seen, 64 * MIB);
+        seen.now_ns = seen.heard_ns = seen.now_ns + 2 * S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_MOVING);
+        seen.now_ns = seen.heard_ns = seen.now_ns + 2 * S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_STALLED);
+        assert_int_equal(v.set_bytes, seen.actual_bytes);
+        seen.target_bytes = v.set_bytes;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_BACKOFF);
+        assert_true(hold ? v.hold_ns == 2 * hold : v.hold_ns == BALLOON_BACKOFF_NS);
+        hold = v.hold_ns;
+        seen.now_ns = seen.heard_ns = seen.now_ns + hold;
+    }
+}
+
+/* A need soon after a step is its doing: once, however often it is looked at; and falls are believed at once.
+ */
+static void test_need(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    look(&memory, &seen, &v);
+    seen.target_bytes = seen.actual_bytes = balloon_policy_step(&memory, &seen, 128 * MIB);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S;
+    seen.available_bytes = 20 * MIB;
+    assert_true(balloon_policy_is_needed(&memory, &seen));
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_NEED);
+    assert_int_equal(memory.backoff_ns, BALLOON_BACKOFF_NS);
+    seen.target_bytes = seen.actual_bytes = 1024 * MIB;
+    seen.available_bytes = 600 * MIB;
+    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    look(&memory, &seen, &v);
+    assert_true(v.spare_bytes == 0);
+    seen.now_ns = seen.heard_ns = seen.now_ns + 60 * S;
+    look(&memory, &seen, &v);
+    assert_true(v.spare_bytes > 350 * MIB);
+}
+
+static void test_rungs(void **state)
+{
+    struct budget_scope scope = {.budget_bytes = 1000, .used_bytes = 500, .thresholds = {90, 96, 100, 2}};
+    (void)state;
+
+    assert_true(balloon_policy_is_first(1, 1));
+    assert_true(balloon_policy_is_first(0.5, 1));
+    assert_false(balloon_policy_is_first(0.1, 1));  /* it returned next to nothing */
+    assert_true(balloon_policy_is_first(0.1, 0.2)); /* but pages did not, either */
+    assert_true(balloon_policy_has_room(&scope, 380));
+    assert_false(balloon_policy_has_room(&scope, 390));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
+                                       cmocka_unit_test(test_stalled), cmocka_unit_test(test_need),
+                                       cmocka_unit_test(test_rungs)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
