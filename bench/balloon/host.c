@@ -23,6 +23,11 @@
 
 const char *const manager_name[MANAGERS] = {"unlimited", "memd", "mom", "static"};
 
+struct host_disk host_disk(const struct bench *bench)
+{
+    return bench->quick ? (struct host_disk){64, 64} : (struct host_disk){256, 208};
+}
+
 static uint64_t bound_bytes(const struct host *host)
 {
     return host->budget + KERNEL_BYTES;
@@ -154,7 +159,8 @@ void host_tick(void *ctx)
 void host_warm(struct host *host)
 {
     for (unsigned i = 0; i < FLEET_GUESTS; i++)
-        fleet_load(&host->fleet, i, host_tick, host, "warm %u %u %u", i + 1, HOST_OLD_MIB, WARM_ANON_MIB);
+        fleet_load(&host->fleet, i, host_tick, host, "warm %u %u %u", i + 1, host_disk(host->bench).old_mib,
+                   WARM_ANON_MIB);
 }
 
 unsigned host_end(struct host *host)

@@ -12,10 +12,11 @@
 enum manager { UNLIMITED, MEMD, MOM, STATIC, MANAGERS };
 extern const char *const manager_name[MANAGERS];
 
-/* A guest's data disk: what it has read for long, then what jobs read. */
-#define HOST_OLD_MIB  256u
-#define HOST_JOB_MIB  208u
-#define HOST_DISK_MIB (HOST_OLD_MIB + HOST_JOB_MIB)
+/* Parts of a guest's data disk: what it has read for long, and what jobs read. */
+struct host_disk {
+    unsigned old_mib, job_mib;
+};
+struct host_disk host_disk(const struct bench *bench);
 
 struct mom_sample {
     double current, unused; /* of a guest, bytes */

@@ -111,8 +111,9 @@ static void measure_guests(const struct bench *bench)
 {
     char swap[512];
     unsigned kills = 0, other = 0;
+    struct host_disk disk = host_disk(bench);
 
-    fleet_prepare(bench, HOST_DISK_MIB * BENCH_MIB);
+    fleet_prepare(bench, (disk.old_mib + disk.job_mib) * BENCH_MIB);
     snprintf(swap, sizeof swap, "%s/swap", daemon_work_dir());
     swapdev_file_on(swap, SWAP_BYTES, 10);
     bench_say("the guests are made; swap of %lu MiB is on", SWAP_BYTES / BENCH_MIB);

@@ -17,7 +17,7 @@
 #define BUDGET_SHARE 0.60
 #define JOB_ANON_MIB 112u
 #define JOB_READS    24000u
-#define QUICK_READS  6000u
+#define QUICK_READS  3000u
 #define REST_S       8.0
 #define QUICK_REST_S 3.0
 #define PAUSE_S      1.0
@@ -32,13 +32,14 @@ static uint64_t own_bytes; /* of the QEMUs of the round */
 
 static double run_jobs(struct host *host, const char *group)
 {
+    struct host_disk disk = host_disk(host->bench);
     double sum_s = 0;
 
     for (unsigned i = 0; i < FLEET_GUESTS; i++) {
         char *rest;
         const char *answer =
-            fleet_load(&host->fleet, i, host_tick, host, "job %u %u %u %u %u", i + 1, HOST_OLD_MIB,
-                       HOST_JOB_MIB, JOB_ANON_MIB, host->bench->quick ? QUICK_READS : JOB_READS);
+            fleet_load(&host->fleet, i, host_tick, host, "job %u %u %u %u %u", i + 1, disk.old_mib,
+                       disk.job_mib, JOB_ANON_MIB, host->bench->quick ? QUICK_READS : JOB_READS);
         double s = strtod(answer, &rest);
         if (s <= 0)
             bench_die("a job says '%s'", answer);
