@@ -55,6 +55,8 @@ struct balloon_facts {
     uint64_t actual_bytes;             /* 0: not known */
     uint64_t target_bytes;             /* 0: not known; set() and VMMs that say it fill it in */
     bool no_driver;                    /* the guest has none; with CAN_DRIVER */
+    bool migrating;                    /* the VM is on its way to another host, where the VMM says so */
+    uint32_t pid;                      /* of who listens at its socket; 0: not known */
     uint64_t events;                   /* heard so far */
     uint64_t stats_serial;             /* another number whenever the guest has sent new ones; 0: none yet */
     uint64_t stats[MEMD_BALLOON_TAGS]; /* MEMD_BALLOON_NO_STAT: not said */

@@ -214,6 +214,10 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
         .connects = k->connects,
         .failures = k->failures,
         .sets = k->sets,
+        .is_auto = k->spec.is_auto,
+        .note = k->note ? k->note : "",
+        .order_serial = k->order_serial,
+        .order_error = k->order_error,
     };
     memcpy(ret_view->vm, k->spec.vm, sizeof ret_view->vm);
     memcpy(ret_view->address, k->spec.address, sizeof ret_view->address);
@@ -255,6 +259,12 @@ int balloons_set(struct balloons *b, size_t i, uint64_t bytes, struct balloon_er
     int late = 0, result;
 
     pthread_mutex_lock(&k->lock);
+    if (k->spec.is_auto) {
+        pthread_mutex_unlock(&k->lock);
+        return balloon_fail(error, -EBUSY,
+                            "memd moves this balloon by its memory policy; `memctl balloon auto off %s` first",
+                            k->spec.vm);
+    }
     if (k->request != KEEPER_IDLE) {
         pthread_mutex_unlock(&k->lock);
         return balloon_fail(error, -EAGAIN, "another request for this balloon is under way; try again");
@@ -276,6 +286,45 @@ int balloons_set(struct balloons *b, size_t i, uint64_t bytes, struct balloon_er
     }
     pthread_mutex_unlock(&k->lock);
     return result;
+}
+
+static void wake(struct keeper *k)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(k->ctl.wake_fd, &one, sizeof one);
+
+    (void)ignored; /* a full counter wakes just as well */
+}
+
+void balloons_order(struct balloons *b, size_t i, uint64_t bytes)
+{
+    struct keeper *k = b->keepers[i];
+
+    pthread_mutex_lock(&k->lock);
+    k->order_bytes = bytes;
+    pthread_mutex_unlock(&k->lock);
+    wake(k);
+}
+
+void balloons_watch(struct balloons *b, size_t i, bool on)
+{
+    struct keeper *k = b->keepers[i];
+
+    pthread_mutex_lock(&k->lock);
+    bool news = k->spec.is_auto != on;
+    k->spec.is_auto = on;
+    pthread_mutex_unlock(&k->lock);
+    if (news)
+        wake(k);
+}
+
+void balloons_note(struct balloons *b, size_t i, const char *note)
+{
+    struct keeper *k = b->keepers[i];
+
+    pthread_mutex_lock(&k->lock);
+    k->note = note;
+    pthread_mutex_unlock(&k->lock);
 }
 
 int balloons_limit(struct balloons *b, size_t i, const uint64_t *min_bytes, const uint64_t *max_bytes,

@@ -23,6 +23,7 @@ struct balloons_spec {
     char address[BALLOON_ADDRESS_BYTES]; /* scheme:where */
     uint64_t min_bytes;                  /* 0: balloons_floor() */
     uint64_t max_bytes;                  /* 0: its RAM */
+    bool is_auto;                        /* moved by the policy, until somebody says otherwise */
 };
 
 /* Whether this is an address: 0, or -EINVAL with a reason. Asks nobody. */
@@ -80,6 +81,10 @@ struct balloons_view {
     uint64_t floor_bytes;              /* no target is below it; 0: not known yet */
     uint64_t min_bytes, max_bytes;     /* as set; 0: not */
     uint64_t connects, failures, sets; /* so far */
+    bool is_auto;                      /* moved by the policy */
+    const char *note;                  /* balloons_note() */
+    uint64_t order_serial;             /* of balloons_order(): so many were answered */
+    int order_error;                   /* of the last of these: a positive errno, or 0 */
 };
 
 size_t balloons_count(const struct balloons *balloons);
@@ -90,6 +95,13 @@ void balloons_view(struct balloons *balloons, size_t i, struct balloons_view *re
 /* Leave the guest `bytes`: 0 once the VMM has taken note, -errno with a reason. The guest follows in its own
  * time. */
 int balloons_set(struct balloons *balloons, size_t i, uint64_t bytes, struct balloon_error *error);
+/* The same, without waiting for anything: what becomes of it is in the view. One that was not carried out yet
+ * is forgotten. */
+void balloons_order(struct balloons *balloons, size_t i, uint64_t bytes);
+/* Whether it is moved by the policy: looked at often, and no user's to move (balloons_set() is -EBUSY). */
+void balloons_watch(struct balloons *balloons, size_t i, bool on);
+/* What the policy made of it at its last look, for the view: a text that stays. */
+void balloons_note(struct balloons *balloons, size_t i, const char *note);
 /* Other limits (NULL: as it was; 0: none), until memd ends. Moves nothing. 0 or -ERANGE. */
 int balloons_limit(struct balloons *balloons, size_t i, const uint64_t *min_bytes, const uint64_t *max_bytes,
                    struct balloon_error *error);

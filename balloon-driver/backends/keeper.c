@@ -175,6 +175,52 @@ static int request_serve(struct keeper *k, void *peer, struct balloon_error *err
     return is_fatal(result) ? result : 0;
 }
 
+/* What the policy wants, without the look that precedes what a user asks for: it must not wait. 0, or what
+ * ends the connection. */
+static int order_serve(struct keeper *k, void *peer, struct balloon_error *error)
+{
+    pthread_mutex_lock(&k->lock);
+    uint64_t bytes = k->order_bytes;
+    k->order_bytes = 0;
+    pthread_mutex_unlock(&k->lock);
+    if (!bytes)
+        return 0;
+    int result = k->facts.ram_bytes ? request_check(k, bytes, error) : -ENOTCONN;
+    if (!result)
+        result = k->backend->set(peer, bytes - bytes % MEMD_BALLOON_PAGE_BYTES, &k->facts, error);
+    if (!result) {
+        k->moved_ns = clock_now_ns();
+        k->moved_bytes = k->facts.actual_bytes;
+        publish(k, 0, false, error);
+    }
+    pthread_mutex_lock(&k->lock);
+    k->order_serial++;
+    k->order_error = -result;
+    k->sets += !result;
+    pthread_mutex_unlock(&k->lock);
+    return k->facts.ram_bytes && is_fatal(result) ? result : 0;
+}
+
+/* There is nobody to pass one on to. */
+static void order_refuse(struct keeper *k)
+{
+    pthread_mutex_lock(&k->lock);
+    if (k->order_bytes) {
+        k->order_bytes = 0;
+        k->order_serial++;
+        k->order_error = ENOTCONN;
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
+static unsigned refresh_ms(struct keeper *k)
+{
+    pthread_mutex_lock(&k->lock);
+    bool watched = k->spec.is_auto;
+    pthread_mutex_unlock(&k->lock);
+    return watched && k->refresh_ms > KEEPER_WATCHED_MS ? KEEPER_WATCHED_MS : k->refresh_ms;
+}
+
 /* ---------------------------------------------------------------- a connection */
 
 /* The guest is on its way to a target, as far as can be seen, and gets somewhere. */
@@ -218,7 +264,7 @@ static int look(struct keeper *k, void *peer, struct balloon_error *error)
     publish(k, result, true, error);
     now = clock_now_ns();
     if (full)
-        k->full_ns = now + k->refresh_ms * CLOCK_MS;
+        k->full_ns = now + refresh_ms(k) * CLOCK_MS;
     k->due_ns = is_moving(k, now) ? now + KEEPER_MOVING_MS * CLOCK_MS : k->full_ns;
     return result;
 }
@@ -264,7 +310,9 @@ static int serve(struct keeper *k, void *peer, struct balloon_error *error)
     k->due_ns = k->full_ns = 0;
     for (;;) {
         wake_drain(k);
-        int result = look(k, peer, error);
+        int result = order_serve(k, peer, error);
+        if (!result)
+            result = look(k, peer, error);
         if (result == -ENODEV)
             request_refuse(k, error);
         else if (result)
@@ -300,6 +348,7 @@ void *keeper_run(void *arg)
         }
         facts_clear(&k->facts);
         request_refuse(k, &error);
+        order_refuse(k);
         if (result == -ESHUTDOWN)
             break;
         count(k, &k->failures);

@@ -18,6 +18,7 @@
 #define KEEPER_MOVING_MS   200u   /* between looks at a guest on its way */
 #define KEEPER_STALLED_MS  10000u /* after which it is no longer taken for one */
 #define KEEPER_TAKEN_TIMES 6u     /* the longest pause: until a monitor that is taken is looked at again */
+#define KEEPER_WATCHED_MS  1000u  /* between looks at one that is moved by the policy */
 #define KEEPER_STATS_S     2u
 
 enum keeper_request {
@@ -48,6 +49,10 @@ struct keeper {
     bool given_up; /* a running one: nobody takes the answer */
     uint64_t request_bytes;
     struct balloon_error answer; /* error 0: done */
+    const char *note;            /* balloons_note(); NULL: none */
+    uint64_t order_bytes;        /* balloons_order(): 0: none; carried out before what a user asks for */
+    uint64_t order_serial;       /* of the last one that was answered ... */
+    int order_error;             /* ... a positive errno, or 0 */
 
     /* the thread's own */
     struct balloon_facts facts;

@@ -39,6 +39,16 @@ int link_open(struct link *link, const struct balloon_ctl *ctl, const char *path
     return 0;
 }
 
+uint32_t link_peer_pid(const struct link *link)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+
+    if (link->fd < 0 || getsockopt(link->fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) || peer.pid <= 0)
+        return 0;
+    return (uint32_t)peer.pid;
+}
+
 void link_close(struct link *link)
 {
     if (link->fd >= 0)

@@ -35,6 +35,8 @@ uint64_t link_deadline(unsigned ms);
 /* 0; -ECONNREFUSED, -ENOENT: nobody there; -EAGAIN: its queue is full; -EACCES, ... */
 int link_open(struct link *link, const struct balloon_ctl *ctl, const char *path);
 void link_close(struct link *link);
+/* Who listens there; 0: not known. */
+uint32_t link_peer_pid(const struct link *link);
 
 /* All of it. 0; -ETIMEDOUT; -EPIPE, -ECONNRESET: gone; -ESHUTDOWN */
 int link_send(struct link *link, const char *data, size_t bytes, uint64_t deadline_ns);

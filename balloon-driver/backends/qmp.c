@@ -377,6 +377,22 @@ static int get_driver(struct qmp *qmp, uint64_t deadline_ns, struct balloon_erro
     return result == -ENOTSUP || result == -ENODEV ? 0 : result;
 }
 
+/* Without an answer it stays here. */
+static int get_migration(struct qmp *qmp, uint64_t deadline_ns, struct balloon_error *error)
+{
+    static const char *const over[] = {"", "none", "completed", "failed", "cancelled"};
+    json_t *value = NULL;
+    int result = command(qmp, "query-migrate", NULL, deadline_ns, &value, error);
+    const char *status = facts_text(value, "status");
+
+    qmp->facts->migrating = true;
+    for (size_t i = 0; i < sizeof over / sizeof over[0]; i++)
+        if (!strcmp(status, over[i]))
+            qmp->facts->migrating = false;
+    json_decref(value);
+    return result == -ENOTSUP || result == -ENODEV ? 0 : result;
+}
+
 static int get_stats(struct qmp *qmp, uint64_t deadline_ns, struct balloon_error *error)
 {
     static const char *const keys[MEMD_BALLOON_TAGS] = {
@@ -422,10 +438,13 @@ static int qmp_refresh(void *peer, bool quick, struct balloon_facts *facts, stru
         result = get_actual(qmp, deadline_ns, error);
     if (!result && !quick)
         result = get_driver(qmp, deadline_ns, error);
+    if (!result && !quick)
+        result = get_migration(qmp, deadline_ns, error);
     if (!result && !quick && qmp->static_can & BALLOON_CAN_STATS)
         result = get_stats(qmp, deadline_ns, error);
     if (!result)
         facts->can = qmp->static_can | (qmp->no_status ? 0 : BALLOON_CAN_DRIVER);
+    facts->pid = link_peer_pid(&qmp->link);
     qmp->facts = NULL;
     /* what a command does not know has been dealt with above */
     return result == -ENOTSUP ? -EPROTO : result;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * memctl balloon list, set, stats, limits: the balloons of guests, by hand.
+ * memctl balloon list, set, auto, stats, limits: the balloons of guests, by hand or by
+ * the memory policy.
  *
  * A size is what the guest is left with. Setting one takes a moment, the guest's following it much longer:
  * --wait looks at the balloon until it is there, or the guest has given nothing for a while. Nothing has to
@@ -71,10 +72,11 @@ static int row_add(struct ctl_table *table, const json_t *balloon)
 {
     char ram[CTL_SIZE_BYTES], actual[CTL_SIZE_BYTES], target[CTL_SIZE_BYTES], floor[CTL_SIZE_BYTES];
 
-    return ctl_table_add(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s", ctl_get_text(balloon, "vm"),
+    return ctl_table_add(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", ctl_get_text(balloon, "vm"),
                          ctl_get_text(balloon, "backend"), ctl_get_text(balloon, "state"),
                          size_of(ram, balloon, "ram_bytes"), size_of(actual, balloon, "actual_bytes"),
-                         size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"));
+                         size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"),
+                         json_is_true(json_object_get(balloon, "auto")) ? ctl_get_text(balloon, "auto_rule") : "off");
 }
 
 /* Why balloons are not ready, a line each. */
@@ -97,7 +99,7 @@ static void print_reasons(struct ctl *ctl, const json_t *list)
 
 enum ctl_result ctl_balloon_list(struct ctl *ctl)
 {
-    struct ctl_table table = {.ncolumns = 7, .right = 0x78};
+    struct ctl_table table = {.ncolumns = 8, .right = 0x78};
     json_t *answer, *balloon;
     size_t i;
     enum ctl_result result = ctl_http(ctl, "GET", "/v1/balloons", NULL, &answer);
@@ -110,7 +112,7 @@ enum ctl_result ctl_balloon_list(struct ctl *ctl)
     } else if (!json_array_size(list)) {
         fprintf(ctl->out, "no balloon is configured; see balloon in memd.conf(5)\n");
     } else {
-        int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR");
+        int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR\tAUTO");
         json_array_foreach(list, i, balloon) failed |= row_add(&table, balloon);
         if (failed)
             ctl_error(ctl, "out of memory");
@@ -203,6 +205,50 @@ enum ctl_result ctl_balloon_limits(struct ctl *ctl)
                 size_of(floor, balloon, "floor_bytes"),
                 ctl_get_int(balloon, "max_bytes") ? size_of(max, balloon, "max_bytes") : "not set");
     json_decref(balloon);
+    return result;
+}
+
+static void auto_print(struct ctl *ctl, const json_t *balloon)
+{
+    char line[512];
+
+    snprintf(line, sizeof line, "%s: auto %s (%s)", ctl_get_text(balloon, "vm"),
+             json_is_true(json_object_get(balloon, "auto")) ? "on" : "off", ctl_get_text(balloon, "auto_rule"));
+    fprintf(ctl->out, "%s\n", ctl_printable(line));
+}
+
+enum ctl_result ctl_balloon_auto(struct ctl *ctl)
+{
+    char path[CTL_PATH_BYTES] = "/v1/balloons";
+    const char *on = ctl->args[0], *vm = ctl->nargs > 1 ? ctl->args[1] : NULL;
+    json_t *answer, *balloon;
+    size_t i;
+
+    if (strcmp(on, "on") && strcmp(on, "off")) {
+        ctl_error(ctl, "'%.40s' is neither on nor off; see memctl --help", on);
+        return CTL_USAGE;
+    }
+    if (vm && (!*vm || strchr(vm, '/') || ctl_http_path(path, sizeof path, "/v1/balloons/", vm))) {
+        ctl_error(ctl, "'%.80s' is no VM's name", vm);
+        return CTL_FAILED;
+    }
+    json_t *body = json_pack("{s:b}", "auto", !strcmp(on, "on"));
+    if (!body) {
+        ctl_error(ctl, "out of memory");
+        return CTL_FAILED;
+    }
+    enum ctl_result result = ctl_http(ctl, "POST", path, body, &answer);
+    json_decref(body);
+    if (result)
+        return result;
+    const json_t *list = json_object_get(answer, "balloons");
+    if (ctl->json)
+        result = ctl_print_json(ctl, answer);
+    else if (!list)
+        auto_print(ctl, answer);
+    else
+        json_array_foreach(list, i, balloon) auto_print(ctl, balloon);
+    json_decref(answer);
     return result;
 }
 

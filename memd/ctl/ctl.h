@@ -71,6 +71,7 @@ enum ctl_result ctl_agent_reclaim(struct ctl *ctl);
 enum ctl_result ctl_balloon_list(struct ctl *ctl);
 enum ctl_result ctl_balloon_set(struct ctl *ctl);
 enum ctl_result ctl_balloon_stats(struct ctl *ctl);
+enum ctl_result ctl_balloon_auto(struct ctl *ctl);
 enum ctl_result ctl_balloon_limits(struct ctl *ctl);
 enum ctl_result ctl_doctor(struct ctl *ctl);
 enum ctl_result ctl_version(struct ctl *ctl);

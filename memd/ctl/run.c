@@ -136,6 +136,10 @@ static const struct command {
      "SIZE is what the guest is left with, as in 2G; all: everything. The guest gives memory back in its own "
      "time:\n--wait waits for it. Ctrl-C, the time-out, or a guest that gives nothing more for 15 s end the "
      "waiting;\nthe target stays."},
+    {"balloon", "auto", "on|off [VM]", 1, 2, OPT_JSON, ctl_balloon_auto,
+     "have memd move a balloon, or all, by its memory policy",
+     "When a budget or the host is short, guests give what they can spare by their balloons; one that needs "
+     "memory\ngets all of it back at once. `memctl why VM` says what is decided. Remembered over restarts of memd."},
     {"balloon", "stats", "VM", 1, 1, OPT_JSON, ctl_balloon_stats, "what a guest says of its memory", ""},
     {"balloon", "limits", "VM", 1, 1, OPT_JSON | OPT_MIN | OPT_MAX, ctl_balloon_limits,
      "show or set the limits of targets",

@@ -230,6 +230,7 @@ static void read_answer(struct agent *agent, uint64_t now_ns)
 static void read_frames(struct agent *agent, uint64_t now_ns)
 {
     struct vm *vm = vm_of(agent);
+    uint64_t frames = agent->peer.frames;
     uint8_t *at;
 
     if (!owner_is_right(agent, vm)) { /* the VM may have joined since */
@@ -253,6 +254,8 @@ static void read_frames(struct agent *agent, uint64_t now_ns)
     }
     if (agent->peer.answered)
         agent->pause_ns = AGENTS_RETRY_NS_MIN;
+    if (agent->peer.frames != frames)
+        inflate_heard(agent->core, agent->name);
     settle_job(agent);
     send_pending(agent, now_ns);
 }
@@ -398,6 +401,16 @@ void agents_close(struct core *core)
     cds_list_for_each_entry_safe (agent, next, &core->agents.list, link)
         agent_free(agent);
     agents_forget_dir(core);
+}
+
+const struct agent_peer *agents_peer(const struct core *core, const char *vm)
+{
+    const struct agent *agent;
+
+    cds_list_for_each_entry (agent, &core->agents.list, link)
+        if (!strcmp(agent->name, vm))
+            return &agent->peer;
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- for users */

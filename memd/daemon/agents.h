@@ -75,6 +75,8 @@ void agents_close(struct core *core);
 /* Once a tick. */
 void agents_tick(struct core *core, uint64_t now_ns);
 
+/* What the agent of this VM has said; NULL: there is none. */
+const struct agent_peer *agents_peer(const struct core *core, const char *vm);
 /* Of the loop: see core_reclaim_start(). */
 int agents_reclaim(struct core *core, const char *vm, uint64_t bytes, uint32_t timeout_ms, uint64_t *ret_job);
 /* Nobody waits for this job any more. */

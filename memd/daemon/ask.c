@@ -171,6 +171,26 @@ int core_dry_run_set(struct core *core, bool on)
     return calls_ask(&core->calls, do_dry_run, &on, sizeof on, NULL);
 }
 
+int core_balloons_set(struct core *core, struct balloons *balloons)
+{
+    return inflate_open(core, balloons);
+}
+
+static int do_balloon_auto(struct core *core, void *arg)
+{
+    struct merge_call *call = arg;
+
+    return inflate_set(core, call->all ? NULL : call->vm, call->on);
+}
+
+int core_balloon_auto_set(struct core *core, const char *vm, bool on)
+{
+    struct merge_call call = {.all = !vm, .on = on};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
+    return calls_ask(&core->calls, do_balloon_auto, &call, sizeof call, NULL);
+}
+
 struct terms_call {
     char vm[CORE_NAME_BYTES];
     unsigned which;

@@ -52,7 +52,7 @@ const char *budget_reason_name(enum budget_reason reason)
 {
     static const char *const names[] = {"unasked",      "enough", "excluded", "at-it",  "ineligible",
                                         "nothing-left", "dry",    "refaults", "stalls", "reserved",
-                                        "price",        "small",  "ordered"};
+                                        "price",        "small",  "ordered", "given-back"};
 
     static_assert(sizeof names / sizeof names[0] == BUDGET_REASONS, "a name for each reason");
     return names[reason];
@@ -194,7 +194,7 @@ static bool is_at_it(enum budget_state state, const struct budget_vm *vm)
 /* What it will have when it is through with what it is at. */
 static uint64_t has(enum budget_state state, const struct budget_vm *vm)
 {
-    return is_at_it(state, vm) ? less(vm->resident_bytes, vm->pending_bytes) : vm->resident_bytes;
+    return less(vm->resident_bytes, vm->inflating_bytes + (is_at_it(state, vm) ? vm->pending_bytes : 0));
 }
 
 /* Its reservation, and what leaves besides. */
@@ -209,9 +209,9 @@ static uint64_t may_leave(enum budget_state state, const struct budget_vm *vm)
     return vm->reclaimable_bytes + (state >= BUDGET_HARD && may_swap(vm) ? vm->merged_bytes : 0);
 }
 
-/* Why nothing can be asked of it in this state; BUDGET_ORDERED: it can. */
-static enum budget_reason spared(const struct budget_policy *policy, enum budget_state state,
-                                 const struct budget_vm *vm, double ease)
+/* Why none of its pages can be asked for in this state; BUDGET_ORDERED: they can. */
+static enum budget_reason pages_spared(const struct budget_policy *policy, enum budget_state state,
+                                       const struct budget_vm *vm, double ease)
 {
     if (vm->excluded)
         return BUDGET_EXCLUDED;
@@ -228,10 +228,24 @@ static enum budget_reason spared(const struct budget_policy *policy, enum budget
     return BUDGET_ORDERED;
 }
 
+/* Its balloon can be asked. */
+static bool may_inflate(const struct budget_vm *vm)
+{
+    return vm->balloon_bytes && !vm->excluded && (!reserved(vm) || vm->resident_bytes > reserved(vm));
+}
+
+/* Why nothing can be asked of it; BUDGET_ORDERED: it can. */
+static enum budget_reason spared(const struct budget_policy *policy, enum budget_state state,
+                                 const struct budget_vm *vm, double ease)
+{
+    return may_inflate(vm) ? BUDGET_ORDERED : pages_spared(policy, state, vm, ease);
+}
+
 /* What it cannot be brought below. */
 static uint64_t least_of(enum budget_state state, const struct budget_vm *vm)
 {
-    uint64_t bytes = has(state, vm), least = less(vm->resident_bytes, may_leave(state, vm));
+    uint64_t bytes = has(state, vm), pages = may_leave(state, vm);
+    uint64_t least = less(vm->resident_bytes, pages > vm->balloon_bytes ? pages : vm->balloon_bytes);
 
     if (vm->excluded)
         return bytes;
@@ -265,6 +279,7 @@ static double step_of(enum budget_state state, const struct budget_vm *vm, doubl
     return state == BUDGET_SOFT ? step * ease : step;
 }
 
+/* An order for its pages. */
 static struct budget_order order_for(enum budget_state state, const struct budget_vm *vm, double ease,
                                      uint64_t bytes)
 {
@@ -280,6 +295,26 @@ static struct budget_order order_for(enum budget_state state, const struct budge
                                  .all = depth == BUDGET_LOW,
                                  .swap = state >= BUDGET_HARD && may_swap(vm),
                                  .park_ms = pace->park_ms};
+}
+
+/* Who gives `bytes` of a VM: its balloon, its pages, or both. */
+static struct budget_order divide(const struct budget_policy *policy, enum budget_state state,
+                                  const struct budget_vm *vm, double ease, uint64_t bytes,
+                                  uint64_t *ret_balloon_bytes)
+{
+    bool pages = pages_spared(policy, state, vm, ease) == BUDGET_ORDERED;
+    uint64_t balloon = may_inflate(vm) ? vm->balloon_bytes : 0, rest = bytes;
+    struct budget_order none = {0}, order;
+
+    if (balloon > bytes)
+        balloon = bytes;
+    if (state < BUDGET_LOW && vm->balloon_first)
+        rest = bytes - balloon;
+    order = pages ? order_for(state, vm, ease, rest) : none;
+    if (state < BUDGET_LOW && !vm->balloon_first && balloon > bytes - order.pages * PAGE_BYTES)
+        balloon = bytes - order.pages * PAGE_BYTES;
+    *ret_balloon_bytes = balloon >= (uint64_t)BUDGET_ORDER_LEAST * PAGE_BYTES ? balloon : 0;
+    return order;
 }
 
 /* What comes home before the next plan. */
@@ -318,9 +353,10 @@ static bool is_more(const struct budget_order *a, const struct budget_order *b)
 }
 
 /* What became of it, where `bytes` are more than it may keep. */
-static enum budget_reason outcome(enum budget_reason spared, uint64_t bytes, const struct budget_order *order)
+static enum budget_reason outcome(enum budget_reason spared, uint64_t bytes, const struct budget_order *order,
+                                  uint64_t balloon_bytes)
 {
-    if (order->pages)
+    if (order->pages || balloon_bytes)
         return BUDGET_ORDERED;
     if (spared != BUDGET_ORDERED)
         return spared;
@@ -328,13 +364,17 @@ static enum budget_reason outcome(enum budget_reason spared, uint64_t bytes, con
 }
 
 /* Of what two scopes decided, one counts. */
-static void settle(struct budget_plan *plan, const struct budget_order *order, const struct budget_why *why)
+static void settle(struct budget_plan *plan, const struct budget_order *order, uint64_t balloon_bytes,
+                   const struct budget_why *why)
 {
-    bool more = order->pages && is_more(order, &plan->order);
+    bool more = (order->pages && is_more(order, &plan->order)) || balloon_bytes > plan->balloon_bytes,
+         none = !plan->order.pages && !plan->balloon_bytes;
 
-    if (more)
+    if (order->pages && is_more(order, &plan->order))
         plan->order = *order;
-    if (more || (!plan->order.pages && why->state > plan->why.state))
+    if (balloon_bytes > plan->balloon_bytes)
+        plan->balloon_bytes = balloon_bytes;
+    if (more || (none && why->state > plan->why.state))
         plan->why = *why;
 }
 
@@ -350,11 +390,12 @@ static void plan_limit(const struct budget_policy *policy, const struct budget_v
     uint64_t bytes = has(state, vm), least = floor_of(why, state, vm);
     uint64_t keep = less(limit, (uint64_t)comes_home(policy, vm));
     uint64_t wanted = less(bytes, keep), gives = less(bytes, least > keep ? least : keep);
-    struct budget_order order = order_for(state, vm, 1, gives);
+    uint64_t balloon;
+    struct budget_order order = divide(policy, state, vm, 1, gives, &balloon);
 
-    settle(plan, &order,
+    settle(plan, &order, balloon,
            &(struct budget_why){.by = BUDGET_BY_LIMIT,
-                                .reason = outcome(why, gives, &order),
+                                .reason = outcome(why, gives, &order, balloon),
                                 .state = state,
                                 .budget_bytes = limit,
                                 .charged_bytes = vm->resident_bytes,
@@ -364,7 +405,7 @@ static void plan_limit(const struct budget_policy *policy, const struct budget_v
                                 .shares = shares_of(vm),
                                 .taxed_bytes = charge(policy->tax, vm, (double)bytes),
                                 .ease = 1,
-                                .paced = gives / PAGE_BYTES > order.pages});
+                                .paced = gives / PAGE_BYTES > order.pages + balloon / PAGE_BYTES});
 }
 
 void budget_plan_limits(const struct budget_policy *policy, size_t n, const struct budget_vm *vms,
@@ -480,11 +521,12 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
         keep = keep < floor ? floor : keep;
         if (keep < plans[i].target_bytes)
             plans[i].target_bytes = keep;
-        struct budget_order order = order_for(scope->state, vm, of->ease, less(bytes, keep));
-        enum budget_reason why = outcome(of->spared, less(bytes, keep), &order);
+        uint64_t balloon;
+        struct budget_order order = divide(policy, scope->state, vm, of->ease, less(bytes, keep), &balloon);
+        enum budget_reason why = outcome(of->spared, less(bytes, keep), &order, balloon);
         if (why == BUDGET_PRICE && wanted <= 0)
             why = BUDGET_ENOUGH;
-        settle(&plans[i], &order,
+        settle(&plans[i], &order, balloon,
                &(struct budget_why){.by = by,
                                     .reason = why,
                                     .state = scope->state,
@@ -497,6 +539,7 @@ void budget_plan(const struct budget_scope *scope, enum budget_by by, const stru
                                     .taxed_bytes = charge(policy->tax, vm, of->has),
                                     .price = price,
                                     .ease = of->ease,
-                                    .paced = less(bytes, keep) / PAGE_BYTES > order.pages});
+                                    .paced = less(bytes, keep) / PAGE_BYTES >
+                                             order.pages + balloon / PAGE_BYTES});
     }
 }

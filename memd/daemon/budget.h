@@ -32,6 +32,9 @@
  * In hard and low as much more is taken as will have been needed back before the next look: a plan that only
  * made up for what is too much already would stay behind for ever.
  *
+ * A VM with a balloon gives what its guest can spare by that (balloon_policy.h), and the rest by pages, or
+ * the other way round where its balloon has returned too little; in low both give all of it at once.
+ *
  * No order brings a VM below its reservation; merging may, which costs it nothing. One above its limit is
  * brought back to it in any state, as in hard, or if it is far above, as in low.
  *
@@ -135,6 +138,9 @@ struct budget_vm {
     uint64_t pending_bytes;    /* of an order it is at */
     enum budget_state pending; /* the state that order was given in */
     enum budget_state dry;     /* a search of this depth has found too little lately (budget_order) */
+    uint64_t balloon_bytes;    /* its balloon may be asked for now, as the host would get it */
+    uint64_t inflating_bytes;  /* on its way from there */
+    bool balloon_first;        /* the balloon is the cheaper one; else it is asked for what pages do not give */
 };
 
 /* How deep an order searches: soft for cold pages to pack, hard for cold pages to pack and swap, low for
@@ -165,6 +171,7 @@ enum budget_reason {
     BUDGET_PRICE,        /* others have more for their shares, taxed */
     BUDGET_SMALL,        /* it is less than an order is worth */
     BUDGET_ORDERED,
+    BUDGET_GIVEN_BACK, /* by no budget: its guest needs memory, and its balloon was let go (inflate.h) */
     BUDGET_REASONS
 };
 const char *budget_reason_name(enum budget_reason reason);
@@ -186,6 +193,7 @@ struct budget_why {
 struct budget_plan {
     uint64_t target_bytes; /* what it is to come down to; what it has, if nothing is asked of it */
     struct budget_order order;
+    uint64_t balloon_bytes; /* of its balloon; below budget_vm.balloon_bytes */
     struct budget_why why;
     struct budget_seller { /* of budget_plan() */
         double shares, active, floor, has, ease;

@@ -156,6 +156,7 @@ enum section_key {
     KEY_WRITES,
     KEY_AGENT,
     KEY_BALLOON,
+    KEY_BALLOON_AUTO,
     KEY_BALLOON_MIN,
     KEY_BALLOON_MAX
 };
@@ -180,7 +181,7 @@ static int section_close(struct file_reader *reader)
                             reader->path, rule->pattern);
     if (balloon && !balloon->address[0])
         return config_error(reader->report, -EINVAL,
-                            "%s: [vm %s]: balloon-min and balloon-max go with balloon = ADDRESS",
+                            "%s: [vm %s]: balloon-auto, balloon-min and balloon-max go with balloon = ADDRESS",
                             reader->path, balloon->vm);
     if (balloon && balloon->max_bytes && balloon->max_bytes < balloon->min_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: balloon-max is below balloon-min",
@@ -377,6 +378,13 @@ static int balloon_key(struct file_reader *reader, enum section_key key, const c
         return result;
     if (key == KEY_BALLOON)
         return address_key(reader, value, balloon->address);
+    if (key == KEY_BALLOON_AUTO) {
+        if (strcmp(value, "on") && strcmp(value, "off"))
+            return config_error(reader->report, -EINVAL, "%s:%u: balloon-auto: '%.40s' is neither on nor off",
+                                reader->path, reader->line, value);
+        balloon->is_auto = !strcmp(value, "on");
+        return 0;
+    }
     return size_key(reader, name, value, key == KEY_BALLOON_MIN ? &balloon->min_bytes : &balloon->max_bytes);
 }
 
@@ -389,7 +397,7 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
                 {"shares", KEY_SHARES},           {"swap", KEY_SWAP},
                 {"swap-writes", KEY_WRITES},      {"agent", KEY_AGENT},
                 {"balloon", KEY_BALLOON},         {"balloon-min", KEY_BALLOON_MIN},
-                {"balloon-max", KEY_BALLOON_MAX}};
+                {"balloon-max", KEY_BALLOON_MAX}, {"balloon-auto", KEY_BALLOON_AUTO}};
     struct budget_terms *terms = &reader->rule->terms;
     size_t i = 0;
 
@@ -399,7 +407,7 @@ static int rule_key(struct file_reader *reader, const char *name, const char *va
         return config_error(
             reader->report, -EINVAL,
             "%s:%u: unknown key '%.64s'; a VM has reservation, limit, shares, swap, swap-writes, "
-            "agent, balloon, balloon-min and balloon-max",
+            "agent, balloon, balloon-auto, balloon-min and balloon-max",
             reader->path, reader->line, name);
     int result = note_key(reader, keys[i].key, name);
     if (result)

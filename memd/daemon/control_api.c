@@ -626,6 +626,7 @@ static const struct route routes[] = {
     {"POST", "/v1/vms/*", true, post_vm},
     {"GET", "/v1/balloons", false, control_get_balloons},
     {"GET", "/v1/balloons/*", false, control_get_balloon},
+    {"POST", "/v1/balloons", true, control_post_balloons},
     {"POST", "/v1/balloons/*", true, control_post_balloon},
     {"GET", "/v1/agents", false, get_agents},
     {"POST", "/v1/reclaim", true, post_reclaim},

@@ -46,6 +46,7 @@ void control_api_error(struct control_reply *reply, int error, const char *text)
 /* ---- control_balloon.c: handlers of the balloons */
 void control_get_balloons(struct control_request *request, struct control_reply *reply);
 void control_get_balloon(struct control_request *request, struct control_reply *reply);
+void control_post_balloons(struct control_request *request, struct control_reply *reply);
 void control_post_balloon(struct control_request *request, struct control_reply *reply);
 
 #endif

@@ -10,11 +10,13 @@
 
 #include "balloon-driver/backends/balloons.h"
 #include "memd/daemon/control_json.h"
+#include "memd/daemon/core.h"
 
 #include <errno.h>
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---------------------------------------------------------------- documents */
 
@@ -98,6 +100,8 @@ static json_t *document(const struct balloons_view *view)
     put(&object, "floor_bytes", number_unless(view->floor_bytes, 0));
     put(&object, "min_bytes", number(view->min_bytes));
     put(&object, "max_bytes", number(view->max_bytes));
+    put(&object, "auto", json_boolean(view->is_auto));
+    put(&object, "auto_rule", json_string(view->note));
     put(&object, "age_ms", number_unless(view->age_ms, BALLOONS_NEVER));
     put(&object, "connects", number(view->connects));
     put(&object, "failures", number(view->failures));
@@ -178,10 +182,32 @@ static bool size_of(struct control_request *request, struct control_reply *reply
 }
 
 /* Limits first: they may make room for the target. */
+/* Whether the policy moves it, or all of them. */
+static void post_auto(struct control_request *request, struct control_reply *reply, const char *vm)
+{
+    const json_t *on = json_object_get(request->json, "auto");
+    int result;
+
+    if (!json_is_boolean(on) || json_object_size(request->json) != 1) {
+        control_api_error(reply, EINVAL, "expected {\"auto\": true|false}, with nothing else");
+        return;
+    }
+    result = core_balloon_auto_set(request->core, vm, json_is_true(on));
+    if (result)
+        control_api_error(reply, -result, result == -ENOENT ? "no such balloon" : strerror(-result));
+}
+
+void control_post_balloons(struct control_request *request, struct control_reply *reply)
+{
+    post_auto(request, reply, NULL);
+    if (!reply->json)
+        control_get_balloons(request, reply);
+}
+
 void control_post_balloon(struct control_request *request, struct control_reply *reply)
 {
     static const char expected[] =
-        "expected target_bytes, min_bytes, max_bytes (numbers), as many as are to change";
+        "expected target_bytes, min_bytes, max_bytes (numbers), as many as are to change, or auto alone";
     const uint64_t *target, *min, *max;
     struct balloon_error error = {0};
     uint64_t values[3];
@@ -189,6 +215,12 @@ void control_post_balloon(struct control_request *request, struct control_reply 
 
     if (i < 0)
         return;
+    if (json_object_get(request->json, "auto")) {
+        post_auto(request, reply, request->arg);
+        if (!reply->json)
+            reply_view(request, reply, (size_t)i);
+        return;
+    }
     if (json_unpack(request->json, "{s?o, s?o, s?o !}", "target_bytes", &(json_t *){0}, "min_bytes",
                     &(json_t *){0}, "max_bytes", &(json_t *){0}) ||
         !json_object_size(request->json)) {

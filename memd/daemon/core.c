@@ -283,6 +283,7 @@ static void release(struct core *core)
     struct domain *domain, *next;
 
     heirs_close(core);
+    inflate_close(core);
     agents_close(core);
     cds_list_for_each_entry_safe (domain, next, &core->domains, link)
         domain_close(domain);

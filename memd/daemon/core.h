@@ -251,6 +251,13 @@ int core_merge_set(struct core *core, const char *vm, bool on);
 int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
 
+struct balloons;
+/* The balloons, before core_run(): the memory policy moves those that are on. They must outlive the loop. 0 or
+ * -ENOMEM. */
+int core_balloons_set(struct core *core, struct balloons *balloons);
+/* Whether the policy moves the balloon of a VM (NULL: all); kept over restarts. -ENOENT: it has none. */
+int core_balloon_auto_set(struct core *core, const char *vm, bool on);
+
 /* Begin or end a dry run: the policy decides and says why, and orders nothing. Counts as a budget does. */
 int core_dry_run_set(struct core *core, bool on);
 

@@ -193,6 +193,9 @@ static int run(const struct config *config, int *pipe_fd)
     if (result) {
         log_error("cannot start the threads of the balloons: %s; check ulimit -u and -n, and free memory",
                   strerror(-result));
+    } else if (core_balloons_set(core, balloons)) {
+        log_error("out of memory");
+        balloons_close(balloons);
     } else if (control_start(core, balloons, config->core.run_dir, &control, error, sizeof error)) {
         log_error("%s", error);
         balloons_close(balloons);

@@ -107,6 +107,25 @@ int proc_read_anon(const char *proc_root, pid_t pid, uint64_t *ret_bytes)
     return 0;
 }
 
+int proc_read_locked(const char *proc_root, pid_t pid, uint64_t *ret_bytes)
+{
+    static const char *const keys[] = {"\nVmLck:", "\nVmPin:"};
+    char path[PATH_BYTES], buf[4096];
+    uint64_t kib, all = 0;
+
+    snprintf(path, sizeof path, "%s/%d/status", proc_root, (int)pid);
+    ssize_t n = read_file(path, buf, sizeof buf);
+    if (n < 0)
+        return (int)n;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const char *at = strstr(buf, keys[i]);
+        if (at && sscanf(at + strlen(keys[i]), "%" SCNu64, &kib) == 1)
+            all += kib << 10;
+    }
+    *ret_bytes = all;
+    return 0;
+}
+
 int proc_read_stall(const char *proc_root, struct proc_stall *ret_stall)
 {
     char path[PATH_BYTES], buf[256];

@@ -24,6 +24,9 @@ int proc_read_memory(const char *proc_root, struct proc_memory *ret_memory);
 /* Anonymous memory of a process that is in RAM, swap not counted. Takes no lock of the process. */
 int proc_read_anon(const char *proc_root, pid_t pid, uint64_t *ret_bytes);
 
+/* Memory of a process that is locked or pinned: mlock, VFIO, RDMA. */
+int proc_read_locked(const char *proc_root, pid_t pid, uint64_t *ret_bytes);
+
 /* Per cent of the last 10 s in which some, or all, who wanted to run waited for memory (PSI). -ENOENT: this
  * kernel does not say. */
 struct proc_stall {

@@ -41,7 +41,7 @@ static void measure_host(struct core *core)
 
     cds_list_for_each_entry (domain, &core->domains, link)
         sharing += sharing_bytes(domain);
-    r->used_bytes = usage_measure(core);
+    r->used_bytes = usage_measure(core) + inflate_used(core);
     if (c->budget_bytes) {
         r->headroom_bytes = budget_headroom(sharing, c->budget_bytes, c->headroom_percent);
         r->host = (struct budget_scope){c->budget_bytes, r->used_bytes, r->headroom_bytes,
@@ -125,7 +125,7 @@ bool reclaim_rests(const struct core *core)
     const struct core_config *c = &core->config;
     const struct vm *vm;
 
-    if (c->budget_bytes || core->reclaim.host.state)
+    if (c->budget_bytes || core->reclaim.host.state || inflate_is_out(core))
         return false;
     for (unsigned i = 0; i < c->ndomains; i++)
         if (c->domains[i].budget_bytes)
@@ -200,8 +200,10 @@ static void fill(struct policy_look *look, struct core *core)
         }
     cds_list_for_each_entry (vm, &core->vms, link) {
         look->domain[look->n] = vm->domain->memory.budget_bytes ? vm->domain->memory_index : SIZE_MAX;
-        look->vms[look->n++] = describe(vm, core->reclaim.looked_ns);
+        look->vms[look->n] = describe(vm, core->reclaim.looked_ns);
+        inflate_describe(core, vm, &look->vms[look->n++]);
     }
+    inflate_fill(core, look);
 }
 
 static void carry_out(const struct policy_look *look, struct core *core)
@@ -213,6 +215,7 @@ static void carry_out(const struct policy_look *look, struct core *core)
     cds_list_for_each_entry (vm, &core->vms, link) {
         const struct budget_plan *of = &look->plans[i];
         struct why_entry why = why_of(look, i++, &vm->reclaim.policy, dry_run, core->reclaim.looked_ns);
+        inflate_carry_out_vm(core, vm, of, &why);
         why_note(&vm->reclaim.why, &why);
         vm->reclaim.target_bytes = of->target_bytes;
         if (!of->order.pages || dry_run)
@@ -222,6 +225,7 @@ static void carry_out(const struct policy_look *look, struct core *core)
         policy_ordered(&vm->reclaim.policy, core->reclaim.looked_ns);
         paging_order_own(vm, &of->order);
     }
+    inflate_carry_out(core, look, i);
 }
 
 static void decide(struct core *core)
@@ -229,7 +233,7 @@ static void decide(struct core *core)
     struct policy_look look;
 
     core->reclaim.is_short = false;
-    if (reclaim_rests(core) || policy_look_open(&look, core->nvms, CORE_DOMAINS_MAX))
+    if (reclaim_rests(core) || policy_look_open(&look, core->nvms + core->inflate.n, CORE_DOMAINS_MAX))
         return;
     fill(&look, core);
     policy_decide(&look);
@@ -258,6 +262,7 @@ void reclaim_tick(struct core *core, uint64_t now_ns)
         return;
     core->reclaim.looked_ns = now_ns;
     core->reclaim.alarm = false;
+    inflate_measure(core, now_ns);
     measure_host(core);
     measure_stall(core);
     cds_list_for_each_entry (vm, &core->vms, link)
@@ -268,6 +273,12 @@ void reclaim_tick(struct core *core, uint64_t now_ns)
         look(core, &domain->memory, &domain->shown, domain);
     }
     decide(core);
+}
+
+void reclaim_look_now(struct core *core, uint64_t now_ns)
+{
+    core->reclaim.looked_ns = 0;
+    reclaim_tick(core, now_ns);
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -300,20 +311,21 @@ bool reclaim_refuses(struct core *core, const struct domain *domain, char *ret_w
 int reclaim_explain(struct core *core, const char *name, struct core_why **ret_why)
 {
     const struct vm *vm = vm_find(core, name);
+    const struct why_ring *ring = vm ? &vm->reclaim.why : NULL;
     struct core_why *why;
 
-    if (!vm)
+    if (!vm && inflate_explain(core, name, &ring))
         return -ENOENT;
     why = calloc(1, sizeof *why);
     if (!why)
         return -ENOMEM;
-    snprintf(why->vm, sizeof why->vm, "%s", vm->engine.name);
-    snprintf(why->domain, sizeof why->domain, "%s", vm->domain->name);
+    snprintf(why->vm, sizeof why->vm, "%s", vm ? vm->engine.name : name);
+    snprintf(why->domain, sizeof why->domain, "%s", vm ? vm->domain->name : "");
     why->dry_run = core->config.dry_run;
     why->rests = reclaim_rests(core);
     why->now_ns = clock_now_ns();
-    while (why->n < WHY_KEPT && why_entry_at(&vm->reclaim.why, why->n)) {
-        why->entry[why->n] = *why_entry_at(&vm->reclaim.why, why->n);
+    while (why->n < WHY_KEPT && why_entry_at(ring, why->n)) {
+        why->entry[why->n] = *why_entry_at(ring, why->n);
         why->n++;
     }
     *ret_why = why;

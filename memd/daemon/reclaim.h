@@ -57,6 +57,8 @@ struct reclaim_vm {
 
 /* Once a tick. */
 void reclaim_tick(struct core *core, uint64_t now_ns);
+/* Now: something has happened that does not wait. */
+void reclaim_look_now(struct core *core, uint64_t now_ns);
 /* There is no budget and no limit to be kept, and the host has enough: a look now and then will do. */
 bool reclaim_rests(const struct core *core);
 /* An order of the daemon's own was answered. */

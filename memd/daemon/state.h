@@ -18,6 +18,7 @@
  *   usage     what VMs and memd take of RAM      terms     reservations, limits, shares
  *                                                terms_file what users set of these, kept
  *   agents    memd-agent in guests                 agent_peer what one of them says
+ *   inflate   balloons moved by the policy         balloon_policy what they may be asked for (pure)
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -28,6 +29,7 @@
 #include "memd/daemon/call.h"
 #include "memd/daemon/core.h"
 #include "memd/daemon/exports.h"
+#include "memd/daemon/inflate.h"
 #include "memd/daemon/jobs.h"
 #include "memd/daemon/loop.h"
 #include "memd/daemon/pages.h"
@@ -71,6 +73,7 @@ struct core {
     struct advice_shares advice;
     struct heirs_searches heirs;
     struct reclaim reclaim;
+    struct inflate inflate;
     struct agents agents;
     struct writes writes;
     struct cds_list_head domains, vms, sessions;

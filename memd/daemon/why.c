@@ -25,6 +25,8 @@ static bool is_same(const struct why_entry *last, const struct why_entry *next)
         return false;
     if (goes_on)
         return true;
+    if (a->reason == BUDGET_GIVEN_BACK && last->balloon.rule != next->balloon.rule)
+        return false;
     return a->reason == b->reason && last->vm.excluded == next->vm.excluded &&
            last->order.depth == next->order.depth && last->order.all == next->order.all &&
            last->order.swap == next->order.swap;
@@ -215,7 +217,8 @@ static void put_ordered(struct text *text, const struct why_entry *e)
         put(text, "; ");
         put_price(text, e);
     }
-    put(text, "; %s %.1f MiB%s, %s%s", e->dry_run ? "would be asked for" : "asked for",
+    if (o->pages)
+        put(text, "; %s %.1f MiB%s, %s%s", e->dry_run ? "would be asked for" : "asked for",
         mib(o->pages * PAGE_BYTES), w->paced ? " (the most at a time)" : "",
         o->all ? "any pages" : "cold pages", o->swap ? ", packed and swapped" : ", packed");
     if (w->state == BUDGET_SOFT && w->ease < 1)
@@ -269,6 +272,46 @@ static void put_spared(struct text *text, const struct why_entry *e, uint64_t no
     put_scope(text, e);
 }
 
+static void put_given_back(struct text *text, const struct why_entry *e)
+{
+    const struct balloon_verdict *v = &e->balloon;
+
+    if (v->rule == BALLOON_RULE_NEED)
+        put(text, "given back: the guest needs memory, it has %.1f MiB available and %.1f are its reserve",
+            mib(v->available_bytes), mib(v->reserve_bytes));
+    else if (v->rule == BALLOON_RULE_STALE)
+        put(text, "given back: nobody has heard for long how the guest does");
+    else
+        put(text, "given back: there is room for all that balloons hold");
+    put(text, "; it has %.1f MiB and gets %.1f", mib(v->actual_bytes), mib(v->set_bytes));
+}
+
+static void put_balloon(struct text *text, const struct why_entry *e)
+{
+    static const char *const words[] = {[BALLOON_OFF] = "it is off",
+                                        [BALLOON_NOT_READY] = "not ready",
+                                        [BALLOON_BLIND] = "its VMM does not say how far the guest has got",
+                                        [BALLOON_MUTE] = "neither statistics nor an agent say what it can spare",
+                                        [BALLOON_MIGRATING] = "it migrates",
+                                        [BALLOON_LOCKED] = "its memory is locked or pinned (mlock, VFIO)"};
+    const struct balloon_verdict *v = &e->balloon;
+
+    static_assert(sizeof words / sizeof words[0] == BALLOON_EXCLUDED_COUNT, "words for each");
+    put(text, "; balloon (%s): ", balloon_rule_name(v->rule));
+    if (v->rule == BALLOON_RULE_EXCLUDED) {
+        put(text, "%s", words[v->excluded]);
+        return;
+    }
+    if (e->balloon_bytes)
+        put(text, "%s %.1f MiB, ", e->dry_run ? "would be asked for" : "asked for", mib(e->balloon_bytes));
+    put(text, "the guest has %.1f MiB, %.1f available, and can spare %.1f", mib(v->actual_bytes),
+        mib(v->available_bytes), mib(v->spare_bytes));
+    if (v->hold_ns)
+        put(text, ", left alone for %.1f s", (double)v->hold_ns / 1e9);
+    if (v->returned < 1)
+        put(text, ", %.0f%% of the last step came back", 100 * v->returned);
+}
+
 const char *why_text(const struct why_entry *e, uint64_t now_ns, char bytes[WHY_TEXT_BYTES])
 {
     struct text text = {bytes, WHY_TEXT_BYTES, 0};
@@ -292,9 +335,14 @@ const char *why_text(const struct why_entry *e, uint64_t now_ns, char bytes[WHY_
     case BUDGET_ORDERED:
         put_ordered(&text, e);
         break;
+    case BUDGET_GIVEN_BACK:
+        put_given_back(&text, e);
+        break;
     default:
         put_spared(&text, e, now_ns);
         break;
     }
+    if (e->has_balloon && e->why.reason != BUDGET_GIVEN_BACK)
+        put_balloon(&text, e);
     return bytes;
 }

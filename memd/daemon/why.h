@@ -9,6 +9,7 @@
 #ifndef MEMD_DAEMON_WHY_H
 #define MEMD_DAEMON_WHY_H
 
+#include "memd/daemon/balloon_policy.h"
 #include "memd/daemon/budget.h"
 #include "memd/daemon/policy.h"
 
@@ -17,7 +18,7 @@
 #include <stdint.h>
 
 #define WHY_KEPT       32u
-#define WHY_TEXT_BYTES 400
+#define WHY_TEXT_BYTES 640
 
 struct why_entry {
     uint64_t first_ns, last_ns, looks;
@@ -27,6 +28,9 @@ struct why_entry {
     struct budget_order order; /* the last one; pages 0: none */
     struct budget_vm vm;       /* what was known of it */
     uint64_t target_bytes;
+    bool has_balloon; /* that is moved by the policy: */
+    struct balloon_verdict balloon;
+    uint64_t balloon_bytes; /* it is asked for */
     double tax, stall_some, stall_full, refault_percent, stall_percent;
     uint64_t dry_until_ns, no_swap_ns;
     struct policy_answer answer; /* to the last order before */

@@ -76,6 +76,7 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
     snprintf(ret_view->vm, sizeof ret_view->vm, "%s", i ? "beta" : "alpha");
     snprintf(ret_view->address, sizeof ret_view->address, "qmp:/run/%s.qmp", ret_view->vm);
     if (i) {
+        ret_view->note = "off";
         ret_view->state = BALLOONS_GONE;
         snprintf(ret_view->reason, sizeof ret_view->reason, "nobody listens at /run/beta.qmp");
         return;
@@ -102,6 +103,8 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
     ret_view->max_bytes = fake.balloon_max;
     ret_view->floor_bytes = fake.balloon_min ? fake.balloon_min : balloons_floor(RAM);
     ret_view->connects = ret_view->sets = 1;
+    ret_view->is_auto = fake.balloon_auto;
+    ret_view->note = fake.balloon_auto ? "spare" : "off";
     fake_core_unlock();
 }
 

@@ -251,6 +251,18 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes, char 
     return result;
 }
 
+int core_balloon_auto_set(struct core *core, const char *vm, bool on)
+{
+    (void)core;
+    if (vm && strcmp(vm, "alpha") != 0 && strcmp(vm, "beta") != 0)
+        return -ENOENT;
+    pthread_mutex_lock(&lock);
+    if (!vm || !strcmp(vm, "alpha"))
+        fake.balloon_auto = on;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
 int core_dry_run_set(struct core *core, bool on)
 {
     (void)core;

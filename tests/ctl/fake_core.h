@@ -28,6 +28,7 @@ struct fake_core {
     unsigned commands, cancels, polls;
     /* fake_balloons.c */
     int balloon_error;      /* positive: what setting a target fails with */
+    bool balloon_auto;      /* of alpha */
     int balloon_state;      /* enum balloons_state of alpha; 0: ready */
     int balloon_mute;       /* alpha does not say where its balloon is */
     unsigned balloon_steps; /* looks until it is at its target; 0: never */

@@ -417,7 +417,7 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[vm a-*]\nballoon = qmp:/a\n", "test.conf:2: a balloon belongs to one VM"},
         {"[vm a]\nballoon = qmp:/a\nballoon = qmp:/a\n", "test.conf:3: 'balloon' is given twice"},
         {"[vm a]\nballoon = qmp:/a\n[vm a]\n", "test.conf:3: [vm a] is there twice"},
-        {"[vm a]\nballoon-min = 1G\n", "[vm a]: balloon-min and balloon-max go with balloon"},
+        {"[vm a]\nballoon-min = 1G\n", "[vm a]: balloon-auto, balloon-min and balloon-max go with balloon"},
         {"[vm a]\nballoon = qmp:/a\nballoon-min = 2G\nballoon-max = 1G\n[vm b]\n", "balloon-max is below"},
         {"[vm a]\nballoon = qmp:/a\nballoon-max = x\n", "test.conf:3: balloon-max: 'x' is not a size"},
         {"[vm a]\nshares = 0\n", "from 1 to 10000000"},

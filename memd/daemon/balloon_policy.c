@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Theory of operation: see balloon_policy.h. */
+#include "memd/daemon/balloon_policy.h"
+
+#include <assert.h>
+
+#define MIB            (1ull << 20)
+#define PAGE_BYTES     4096u
+#define RESERVE_PART   16u
+#define RESERVE_MIN    (16 * MIB)
+#define RESERVE_MAX    (1024 * MIB)
+#define STEP_PART      8u
+#define BAND_PART      64u
+#define BAND_MIN       (4 * MIB)
+#define BAND_MAX       (64 * MIB)
+#define RETURNED_TRUST 0.5 /* how much the last step counts */
+
+const char *balloon_excluded_name(enum balloon_excluded excluded)
+{
+    static const char *const names[] = {"no", "off", "not-ready", "blind", "mute", "migrating", "locked"};
+
+    static_assert(sizeof names / sizeof names[0] == BALLOON_EXCLUDED_COUNT, "a name for each");
+    return names[excluded];
+}
+
+const char *balloon_rule_name(enum balloon_rule rule)
+{
+    static const char *const names[] = {"excluded", "stale",   "need",  "room",  "stalled",
+                                        "moving",   "backoff", "waits", "small", "spare"};
+
+    static_assert(sizeof names / sizeof names[0] == BALLOON_RULES, "a name for each");
+    return names[rule];
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t between(uint64_t value, uint64_t min, uint64_t max)
+{
+    return value < min ? min : value > max ? max : value;
+}
+
+static uint64_t max_of(const struct balloon_seen *seen)
+{
+    return seen->max_bytes && seen->max_bytes < seen->ram_bytes ? seen->max_bytes : seen->ram_bytes;
+}
+
+/* More after it was asked for too much: half as much again for each doubling of the back-off. */
+static uint64_t reserve_of(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    uint64_t reserve = between(seen->actual_bytes / RESERVE_PART, RESERVE_MIN, RESERVE_MAX), more = 0;
+
+    for (uint64_t backoff = memory->backoff_ns; backoff >= BALLOON_BACKOFF_NS && more < 2 * reserve; backoff /= 2)
+        more += reserve / 2;
+    return reserve + more;
+}
+
+static uint64_t band_of(const struct balloon_seen *seen)
+{
+    return between(seen->actual_bytes / BAND_PART, BAND_MIN, BAND_MAX);
+}
+
+/* ---------------------------------------------------------------- what happened since the last look */
+
+static void back_off(struct balloon_memory *memory, uint64_t now_ns)
+{
+    memory->backoff_ns = memory->backoff_ns ? least(2 * memory->backoff_ns, BALLOON_BACKOFF_MAX) : BALLOON_BACKOFF_NS;
+    memory->hold_until_ns = now_ns + memory->backoff_ns;
+    memory->needed_ns = now_ns;
+}
+
+/* A step is there: how much of it the host got. Whatever else the VM did meanwhile is in it: a hint. */
+static void note_returned(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (!seen->resident_bytes || !memory->step_resident || !memory->step_bytes)
+        return;
+    double part = (double)less(memory->step_resident, seen->resident_bytes) / (double)memory->step_bytes;
+    part = part > 1 ? 1 : part < BALLOON_RETURNED_MIN ? BALLOON_RETURNED_MIN : part;
+    memory->returned = memory->returned > 0 ? memory->returned + (part - memory->returned) * RETURNED_TRUST : part;
+}
+
+static bool is_there(const struct balloon_seen *seen)
+{
+    return seen->actual_bytes <= seen->target_bytes + BALLOON_NEAR;
+}
+
+static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (seen->actual_bytes != memory->actual_bytes) {
+        memory->actual_bytes = seen->actual_bytes;
+        memory->moved_ns = seen->now_ns;
+    }
+    if (memory->is_step && !memory->reached_ns && is_there(seen)) {
+        memory->reached_ns = seen->now_ns;
+        note_returned(memory, seen);
+    }
+    if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
+        memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;
+        memory->needed_ns = seen->now_ns;
+    }
+}
+
+/* Whether the guest needs memory, by what it has said since the last look. */
+bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    uint64_t reserve = reserve_of(memory, seen);
+    bool counted = memory->counted_ns, killed = counted && seen->oom_kills > memory->oom_kills,
+         stalled = counted && seen->alloc_stalls > memory->alloc_stalls;
+
+    if (seen->excluded || !seen->heard_ns)
+        return false;
+    return seen->available_bytes < reserve / 2 || killed || (stalled && seen->available_bytes < reserve) ||
+           seen->stall_percent > BALLOON_STALL_PERCENT;
+}
+
+static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    bool needed = balloon_policy_is_needed(memory, seen);
+
+    memory->oom_kills = seen->oom_kills;
+    memory->alloc_stalls = seen->alloc_stalls;
+    memory->counted_ns = seen->heard_ns;
+    return needed;
+}
+
+/* ---------------------------------------------------------------- the verdict */
+
+/* All of it back, unless it has, or is getting, all already. */
+static bool give_back(struct balloon_memory *memory, const struct balloon_seen *seen, struct balloon_verdict *v)
+{
+    uint64_t all = max_of(seen), aims = seen->target_bytes ? seen->target_bytes : seen->actual_bytes;
+
+    if (aims + BALLOON_NEAR >= all)
+        return false;
+    v->set_bytes = all;
+    memory->is_step = false;
+    return true;
+}
+
+/* What it can spare, as far as the host can see. */
+static uint64_t spare_of(const struct balloon_seen *seen, uint64_t reserve)
+{
+    uint64_t spare = less(least(seen->available_bytes, seen->actual_bytes), reserve);
+
+    return least(spare, less(seen->actual_bytes, seen->min_bytes));
+}
+
+static enum balloon_rule offer(struct balloon_memory *memory, const struct balloon_seen *seen,
+                               enum budget_state state, struct balloon_verdict *v)
+{
+    bool inflates = seen->target_bytes && !is_there(seen);
+
+    if (inflates && memory->is_step && seen->now_ns - memory->moved_ns > BALLOON_STALLED_NS) {
+        back_off(memory, seen->now_ns);
+        memory->is_step = false;
+        v->set_bytes = seen->actual_bytes;
+        return BALLOON_RULE_STALLED;
+    }
+    if (inflates) {
+        v->pending_bytes = seen->actual_bytes - seen->target_bytes;
+        if (memory->returned > 0)
+            v->pending_bytes = (uint64_t)((double)v->pending_bytes * memory->returned);
+        return BALLOON_RULE_MOVING;
+    }
+    if (seen->now_ns < memory->hold_until_ns) {
+        v->hold_ns = memory->hold_until_ns - seen->now_ns;
+        return BALLOON_RULE_BACKOFF;
+    }
+    if (seen->heard_ns <= memory->reached_ns)
+        return BALLOON_RULE_WAITS;
+    uint64_t step = state == BUDGET_LOW ? v->spare_bytes
+                                        : least(v->spare_bytes / 2, seen->actual_bytes / STEP_PART);
+    if (step < band_of(seen))
+        return BALLOON_RULE_SMALL;
+    v->offer_bytes = step;
+    return BALLOON_RULE_SPARE;
+}
+
+void balloon_policy_look(struct balloon_memory *memory, const struct balloon_seen *seen,
+                         enum budget_state state, struct balloon_verdict *ret_verdict)
+{
+    struct balloon_verdict *v = ret_verdict;
+
+    *v = (struct balloon_verdict){.rule = BALLOON_RULE_EXCLUDED, .excluded = seen->excluded};
+    if (seen->excluded)
+        return;
+    note(memory, seen);
+    v->reserve_bytes = reserve_of(memory, seen);
+    v->available_bytes = seen->available_bytes;
+    v->actual_bytes = seen->actual_bytes;
+    v->target_bytes = seen->target_bytes;
+    v->spare_bytes = spare_of(seen, v->reserve_bytes);
+    v->returned = memory->returned > 0 ? memory->returned : 1;
+    if (!seen->heard_ns || seen->now_ns - seen->heard_ns > BALLOON_STALE_NS) {
+        v->rule = BALLOON_RULE_STALE;
+        give_back(memory, seen, v);
+        return;
+    }
+    if (needs(memory, seen) && give_back(memory, seen, v)) {
+        v->rule = BALLOON_RULE_NEED;
+        bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_NS;
+        memory->step_ns = 0; /* once for a step */
+        memory->needed_ns = seen->now_ns;
+        if (blamed)
+            back_off(memory, seen->now_ns);
+        else if (memory->hold_until_ns < seen->now_ns + BALLOON_BACKOFF_NS)
+            memory->hold_until_ns = seen->now_ns + BALLOON_BACKOFF_NS;
+        return;
+    }
+    if (seen->has_room && state == BUDGET_HIGH && give_back(memory, seen, v)) {
+        v->rule = BALLOON_RULE_ROOM;
+        return;
+    }
+    v->rule = offer(memory, seen, state, v);
+}
+
+uint64_t balloon_policy_step(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes)
+{
+    bytes -= bytes % PAGE_BYTES;
+    memory->step_ns = memory->moved_ns = seen->now_ns;
+    memory->step_bytes = bytes;
+    memory->step_resident = seen->resident_bytes;
+    memory->reached_ns = 0;
+    memory->is_step = true;
+    return less(seen->actual_bytes, bytes);
+}
+
+void balloon_policy_refused(struct balloon_memory *memory, uint64_t now_ns)
+{
+    memory->is_step = false;
+    back_off(memory, now_ns);
+}
+
+bool balloon_policy_is_first(double returned, double paged)
+{
+    returned = returned < BALLOON_RETURNED_MIN ? BALLOON_RETURNED_MIN : returned;
+    paged = paged < BALLOON_RETURNED_MIN ? BALLOON_RETURNED_MIN : paged;
+    return BALLOON_US_PAGE / returned <= BALLOON_US_PAGE_PAGED / paged;
+}
+
+bool balloon_policy_has_room(const struct budget_scope *scope, uint64_t hidden_bytes)
+{
+    struct budget_scope all = *scope;
+
+    all.used_bytes += hidden_bytes;
+    all.state = BUDGET_SOFT; /* below where it ends: no going back and forth */
+    return !scope->budget_bytes || budget_next_state(&all) == BUDGET_HIGH;
+}

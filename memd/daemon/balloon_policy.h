@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * balloon_policy: what the balloon of a VM may be asked for, and when it has to give back. Pure: what is
+ * known in, a verdict out; no I/O, no clock, no threads.
+ *
+ * budget.h decides how much a VM is to give. Here is how much of that its guest can spare:
+ *
+ *   what it can spare   the guest's MemAvailable less a reserve: 1/16 of what it has, from 16 MiB to 1 GiB,
+ *                       more after it has been asked for too much. Never more than what the host sees of it,
+ *                       never below its floor: what a guest says is a hint
+ *   slowly in           at most half of what it can spare in a step, an eighth of what it has, the next when
+ *                       that one is there and the guest has said how it feels since; in low, all it can spare
+ *   out at once         a guest that needs memory gets all of it, whatever the host's state: what it does not
+ *                       touch costs the host nothing. It needs some when it has less than half of its reserve
+ *                       available, waits for memory, or has had to kill
+ *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
+ *   back-off            a guest that needs memory soon after it was asked for some, or does not come to its
+ *                       target, is left alone for 2 s, then for twice as long each time, 128 s at most
+ *   stalled             a target it does not come nearer to for 3 s is set to where it is
+ *   let go              a guest that nobody has heard for 15 s gets all of it: nothing is decided by old
+ *                       numbers
+ *
+ * How much memory the host got for a step is remembered: pages the guest never touched give nothing, and a
+ * guest that has only such ones is asked by other means first (balloon_policy_is_first()).
+ */
+#ifndef MEMD_DAEMON_BALLOON_POLICY_H
+#define MEMD_DAEMON_BALLOON_POLICY_H
+
+#include "memd/daemon/budget.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BALLOON_STALE_NS      15000000000ull
+#define BALLOON_STALLED_NS    3000000000ull
+#define BALLOON_BACKOFF_NS    2000000000ull
+#define BALLOON_BACKOFF_MAX   128000000000ull
+#define BALLOON_BLAME_NS      10000000000ull /* so soon after a step a need is its doing */
+#define BALLOON_FORGIVE_NS    60000000000ull /* without a need: the back-off is halved */
+#define BALLOON_STALL_PERCENT 10.0           /* of the time some task of the guest waits for memory */
+#define BALLOON_NEAR          (1ull << 20)   /* some VMMs count in MiB */
+#define BALLOON_US_PAGE       2.2 /* of a step: 7 GiB in 4.1 s, lkml 2017-07 "virtio-balloon: optimization" */
+#define BALLOON_US_PAGE_PAGED 10.3 /* to pack a page, docs/architecture.md */
+#define BALLOON_RETURNED_MIN  0.05
+
+/* Why a balloon is not moved by the policy, whatever is wanted. */
+enum balloon_excluded {
+    BALLOON_INCLUDED,
+    BALLOON_OFF,      /* `memctl balloon auto` is off for it */
+    BALLOON_NOT_READY /* no VMM, no device, no driver, somebody else's monitor */,
+    BALLOON_BLIND,     /* the VMM does not say how far the guest has got */
+    BALLOON_MUTE,      /* neither statistics nor an agent: nobody knows what it can spare */
+    BALLOON_MIGRATING, /* it is on its way to another host */
+    BALLOON_LOCKED,    /* its memory is locked or pinned (mlock, VFIO): a balloon returns nothing */
+    BALLOON_EXCLUDED_COUNT
+};
+const char *balloon_excluded_name(enum balloon_excluded excluded);
+
+enum balloon_rule {
+    BALLOON_RULE_EXCLUDED,
+    BALLOON_RULE_STALE,   /* not heard for long: let go */
+    BALLOON_RULE_NEED,    /* the guest needs memory: given back */
+    BALLOON_RULE_ROOM,    /* there is room for all of it: given back */
+    BALLOON_RULE_STALLED, /* does not get to its target: frozen where it is */
+    BALLOON_RULE_MOVING,  /* on its way to a target */
+    BALLOON_RULE_BACKOFF,
+    BALLOON_RULE_WAITS, /* for the guest to say how it feels after the last step */
+    BALLOON_RULE_SMALL, /* what it can spare is within the dead band */
+    BALLOON_RULE_SPARE, /* it can give some */
+    BALLOON_RULES
+};
+const char *balloon_rule_name(enum balloon_rule rule);
+
+/* What is known of a balloon and its guest. Sizes are what is left to the guest, as everywhere. */
+struct balloon_seen {
+    uint64_t now_ns;
+    enum balloon_excluded excluded;
+    uint64_t ram_bytes, actual_bytes, target_bytes; /* target 0: none was set */
+    uint64_t min_bytes, max_bytes;                  /* max 0: its RAM */
+    uint64_t resident_bytes;                        /* what the host sees of it; 0: it does not */
+    /* the guest's word */
+    uint64_t heard_ns; /* 0: never */
+    uint64_t available_bytes;
+    double stall_percent; /* of the time some task waited for memory, lately */
+    uint64_t oom_kills, alloc_stalls;
+    bool has_room; /* the budget has room for what all balloons hold */
+};
+
+/* What is remembered of one. */
+struct balloon_memory {
+    uint64_t step_ns, step_bytes, step_resident; /* the last step: when, how much, what the host saw before */
+    uint64_t reached_ns;                         /* 0: it is not there yet */
+    uint64_t moved_ns, actual_bytes;             /* when it last got anywhere */
+    uint64_t backoff_ns, hold_until_ns, needed_ns;
+    uint64_t oom_kills, alloc_stalls, counted_ns;
+    double returned; /* part of a step the host got back; 0: not known */
+    bool is_step;    /* of the policy: a target of ours is what it goes for */
+};
+
+struct balloon_verdict {
+    enum balloon_rule rule;
+    enum balloon_excluded excluded;
+    uint64_t set_bytes;     /* a target to set at once; 0: none */
+    uint64_t offer_bytes;   /* what a step may take */
+    uint64_t pending_bytes; /* on its way to the host */
+    uint64_t spare_bytes, reserve_bytes, available_bytes;
+    uint64_t actual_bytes, target_bytes, hold_ns; /* hold: of the back-off, that is left */
+    double returned;
+};
+
+/* Look at it; what is given back, and where a target is frozen, is the verdict's to say. `state`: the most
+ * urgent of what asks. */
+void balloon_policy_look(struct balloon_memory *memory, const struct balloon_seen *seen,
+                         enum budget_state state, struct balloon_verdict *ret_verdict);
+/* Whether it will say that the guest needs memory. */
+bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct balloon_seen *seen);
+/* What it is to be set to, to get `bytes` of it. */
+uint64_t balloon_policy_step(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes);
+/* The target was not taken. */
+void balloon_policy_refused(struct balloon_memory *memory, uint64_t now_ns);
+
+/* Whether the balloon is asked before pages are packed: what a page costs either way, by what it returned
+ * last time. `paged`: the part of the last order that came back, 1 if there was none. */
+bool balloon_policy_is_first(double returned, double paged);
+
+/* Whether a budget has room for `hidden_bytes` more. */
+bool balloon_policy_has_room(const struct budget_scope *scope, uint64_t hidden_bytes);
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * inflate_file: which balloons users have set to be moved by the policy, kept for the next daemon.
+ *
+ * STATE_DIR/balloons.HASH (of the run directory: daemons may share a state directory) is written anew with
+ * every change, by a rename. It counts before the configuration, for the balloons the configuration has.
+ */
+#ifndef MEMD_DAEMON_INFLATE_FILE_H
+#define MEMD_DAEMON_INFLATE_FILE_H
+
+struct core;
+
+void inflate_file_write(struct core *core);
+void inflate_file_read(struct core *core);
+
+#endif
