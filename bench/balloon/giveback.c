@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Before each need the guest's balloon is filled, so that little is available in the guest; then a process in
- * it allocates what is available and NEED_MIB more (guest/load.c), and that more is what it waits for. A
- * process that is killed for it has waited for ever: that need counts as KILLED_MS. Guests take turns.
+ * Before each need the guest's balloon is filled by hand, so that little is available in the guest, and then
+ * it is the policy's again. The budget is such that the policy leaves it where it is: one filled balloon is
+ * more than there is room for, and all that the guests use fits. Then a process in the guest allocates what
+ * is available and NEED_MIB more (guest/load.c), and that more is what it waits for. A process that is killed
+ * for it has waited for ever: that need counts as KILLED_MS. Guests take turns.
  */
 #include "bench/balloon/giveback.h"
 
@@ -10,25 +12,47 @@
 #include "bench/common/daemon.h"
 #include "bench/common/report.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define NEEDS       102u
-#define QUICK_NEEDS 6u
-#define NEED_MIB    32u
-#define LEFT_MIB    208u /* to the guest, before a need */
-#define SETTLE_S    0.5
-#define KILLED_MS   60000.0
+#define NEEDS        102u
+#define QUICK_NEEDS  6u
+#define NEED_MIB     32u
+#define LEFT_MIB     208u /* to the guest, before a need */
+#define BUDGET_SHARE 0.30 /* of the guests' memory, beside what their VMMs take */
+#define SETTLE_S     0.3
+#define KILLED_MS    60000.0
 
+__attribute__((format(printf, 2, 3))) static void control(const struct host *host, const char *format, ...)
+{
+    char words[128];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    daemon_control(host->bench, words);
+}
+
+static void fill(const struct host *host, unsigned guest)
+{
+    control(host, "balloon auto off g%u", guest + 1);
+    control(host, "balloon set g%u %uM --wait --timeout 120", guest + 1, LEFT_MIB);
+}
+
+/* It is still full when the need begins, or the policy is not what is measured. */
 static double need(struct host *host, unsigned guest, unsigned number)
 {
-    char words[96], *rest;
-
-    snprintf(words, sizeof words, "balloon set g%u %uM --wait --timeout 30", guest + 1, LEFT_MIB);
-    daemon_control(host->bench, words);
+    fill(host, guest);
+    control(host, "balloon auto on g%u", guest + 1);
     fleet_wait(SETTLE_S, host_tick, host);
+    uint64_t before = fleet_balloon(&host->fleet, guest);
+    if (before > (LEFT_MIB + NEED_MIB) * BENCH_MIB)
+        bench_die("the balloon of g%u was given back without need", guest + 1);
     const char *answer = fleet_load(&host->fleet, guest, host_tick, host, "need %u", NEED_MIB);
-    double ms = strtod(answer, &rest);
+    double ms = strtod(answer, NULL);
     report_raw("giveback", ms < 0 ? KILLED_MS : ms, "need_%u_ms", number);
     return ms < 0 ? KILLED_MS : ms;
 }
@@ -36,14 +60,16 @@ static double need(struct host *host, unsigned guest, unsigned number)
 unsigned giveback_measure(const struct bench *bench)
 {
     unsigned needs = bench->quick ? QUICK_NEEDS : NEEDS;
+    uint64_t guests = FLEET_GUESTS * bench->guest_bytes;
     double ms[NEEDS];
     struct host host;
 
-    host_start(bench, MEMD, FLEET_GUESTS * bench->guest_bytes, NULL, &host);
-    if (!host.policy) {
-        bench_say("giveback_ms_p99 is not measured: nobody gives back");
-        return host_end(&host);
-    }
+    host_start(bench, MEMD, guests, NULL, &host);
+    for (unsigned i = 0; i < FLEET_GUESTS; i++)
+        fill(&host, i);
+    control(&host, "budget %" PRIu64,
+            (uint64_t)(BUDGET_SHARE * (double)guests) + fleet_own_bytes(&host.fleet));
+    control(&host, "balloon auto on");
     for (unsigned i = 0; i < needs; i++)
         ms[i] = need(&host, i % FLEET_GUESTS, i);
     double p50 = bench_percentile(ms, needs, 50), p99 = bench_percentile(ms, needs, 99);

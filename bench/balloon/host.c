@@ -132,9 +132,7 @@ void host_start(const struct bench *bench, enum manager manager, uint64_t budget
         memd_start(ret_host);
     fleet_start(bench, manager == MEMD, &ret_host->fleet);
     if (manager == MEMD)
-        ret_host->policy = daemon_try(bench, "balloon auto on");
-    if (manager == MEMD && !ret_host->policy)
-        bench_say("this memd does not move balloons by itself: its pager alone keeps the budget");
+        daemon_control(bench, "balloon auto on");
     if (manager == MOM)
         mom_start(ret_host);
     if (manager == STATIC)

@@ -28,7 +28,6 @@ struct host {
     uint64_t budget; /* bytes; 0: none */
     struct fleet fleet;
     pid_t daemon;
-    bool policy; /* memd moves balloons */
     /* what the bound has seen: */
     double next_look_s;
     uint64_t held_max, swapped_max;

@@ -109,20 +109,21 @@ static void restore(void)
 
 static void measure_guests(const struct bench *bench)
 {
-    char swap[512];
     unsigned kills = 0, other = 0;
     struct host_disk disk = host_disk(bench);
 
     fleet_prepare(bench, (disk.old_mib + disk.job_mib) * BENCH_MIB);
-    snprintf(swap, sizeof swap, "%s/swap", daemon_work_dir());
-    swapdev_file_on(swap, SWAP_BYTES, 10);
-    bench_say("the guests are made; swap of %lu MiB is on", SWAP_BYTES / BENCH_MIB);
-    if (wanted[PHASED])
+    bench_say("the guests are made");
+    if (wanted[PHASED]) {
+        char swap[512];
+        snprintf(swap, sizeof swap, "%s/swap", daemon_work_dir());
+        swapdev_file_on(swap, SWAP_BYTES, 10);
         kills += phased_measure(bench, &other);
+        swapdev_off();
+    }
     if (wanted[GIVEBACK])
         kills += giveback_measure(bench);
     report_value("guest_ooms", other, kills, kills);
-    swapdev_off();
 }
 
 int main(int argc, char **argv)
@@ -136,10 +137,10 @@ int main(int argc, char **argv)
     if (available < need)
         bench_die("%lu MiB of free memory are needed, there are %lu", need / BENCH_MIB,
                   available / BENCH_MIB);
-    if (guests) {
+    if (wanted[PHASED])
         swapdev_prepare(false);
+    if (guests)
         bound_prepare();
-    }
     daemon_prepare();
     cleanup_start(restore, (const char *const[]){daemon_run_dir(), daemon_work_dir()});
     bench_say("memd of %s, %u round%s", bench.build_dir, bench.rounds, bench.rounds > 1 ? "s" : "");

@@ -139,15 +139,6 @@ void daemon_stop(pid_t pid)
     bench_die("memd did not end well");
 }
 
-bool daemon_try(const struct bench *bench, const char *words)
-{
-    char command[2 * PATH_BYTES];
-
-    snprintf(command, sizeof command, "'%s/memctl' --run-dir %s %s >/dev/null 2>&1", bench->build_dir,
-             run_dir, words);
-    return system(command) == 0;
-}
-
 static FILE *control; /* memctl at work */
 static char control_words[PATH_BYTES];
 

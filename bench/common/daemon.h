@@ -21,8 +21,7 @@ void daemon_configure(const char *lines);
 pid_t daemon_start(const struct bench *bench);
 void daemon_stop(pid_t pid);
 
-/* memctl, with these words; it must succeed, or may fail: false. */
-bool daemon_try(const struct bench *bench, const char *words);
+/* memctl, with these words; it must succeed. */
 void daemon_control(const struct bench *bench, const char *words);
 /* The same, beside the caller until it is waited for: at most one at a time. */
 void daemon_control_begin(const struct bench *bench, const char *words);
