@@ -96,7 +96,7 @@ help:
 #: make bench-dedup    memd and the kernel's KSM side by side; build/bench/dedup.json
 #: make bench-qemu     the same on real Linux guests in QEMU; build/bench/qemu.json
 #: make bench-pager    memd and the kernel's swap (zram, files) side by side; build/bench/pager.json
-#: make bench-balloon  memory that guests give up, memd's device and QEMU's; build/bench/balloon.json
+#: make bench-balloon  memory that guests give up: memd, QEMU's device, MOM's rules; build/bench/balloon.json
 #: make lint           formatting, static analysis, header and layering checks
 #: make format         clang-format over all C files
 #: make deps           check for the Debian packages needed; as root, install those missing

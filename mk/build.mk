@@ -18,9 +18,10 @@ SRC_dedup := $(wildcard bench/dedup/*.c)
 SRC_guests := $(wildcard bench/qemu/*.c)
 SRC_pager := $(wildcard bench/pager/*.c)
 SRC_inflate := $(wildcard bench/balloon/*.c)
+SRC_load := $(wildcard bench/balloon/guest/*.c)
 SRC_policysim := $(wildcard bench/policy-sim/*.c)
 SRC_examples := $(wildcard docs/examples/*.c)
-COMPONENTS := engine balloon backends common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate policysim
+COMPONENTS := engine balloon backends common daemon ctl agent preload memvm mkimage benchmark dedup guests pager inflate load policysim
 
 TEST_DIRS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))
 SRC_tests := $(foreach d,$(TEST_DIRS),$(wildcard $(d)/*.c))
@@ -47,6 +48,7 @@ FORCE:
 # ---- objects
 
 $(OBJ_engine) $(OBJ_balloon) $(OBJ_common): OBJ_FLAGS := $(PIC)
+$(MAIN_load): OBJ_FLAGS := -fno-tree-vectorize
 $(OBJ_agent) $(MAIN_agent): OBJ_FLAGS := -Os -ffunction-sections -fdata-sections
 $(OBJ_preload): OBJ_FLAGS := $(PIC) -fvisibility=hidden
 $(B)/obj/%.o: %.c $(B)/obj/flags
@@ -137,6 +139,13 @@ PROGRAMS += $(B)/memd-agent
 $(B)/memd-agent: $(MAIN_agent) $(AR_agent) $(AR_common)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(if $(SAN),,-static) $(LDFLAGS_ALL) -Wl,--gc-sections -o $@ $^
+
+# the same: what guests of bench/balloon do
+PROGRAMS += $(B)/bench/guest/load
+$(B)/bench/guest/load: $(MAIN_load)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(if $(SAN),,-static) $(LDFLAGS_ALL) -o $@ $^
 
 # short names: make memd, make memvm, ...
 .PHONY: memd memctl memd-agent memvm mkimage libmemd

@@ -19,13 +19,14 @@ USES_agent := $(if $(SRC_tests),$(shell grep -lE '"guest-agent/' /dev/null $(SRC
 USES_memvm := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/[a-z_]+\.h' /dev/null $(SRC_tests)))
 USES_mkimage := $(if $(SRC_tests),$(shell grep -lE '"bench/memvm/mkimage/' /dev/null $(SRC_tests)))
 USES_dedup := $(if $(SRC_tests),$(shell grep -lE '"bench/dedup/' /dev/null $(SRC_tests)))
+USES_inflate := $(if $(SRC_tests),$(shell grep -lE '"bench/balloon/' /dev/null $(SRC_tests)))
 USES_benchmark := $(if $(SRC_tests),$(shell grep -lE '"bench/common/' /dev/null $(SRC_tests)))
 USES_test := $(if $(SRC_tests),$(shell grep -lE '<(cmocka|liburing)\.h>' /dev/null $(SRC_tests)))
 USES_common := $(SRC_tests)
 
 # test_program SOURCE, helper sources of its directory
 define test_program
-T_USES := $(strip $(foreach c,memvm mkimage dedup benchmark ctl agent daemon backends engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
+T_USES := $(strip $(foreach c,memvm mkimage dedup inflate benchmark ctl agent daemon backends engine balloon common test,$(if $(filter $(1) $(2),$(USES_$(c))),$(c))))
 TEST_PROGRAMS += $(B)/$(1:.c=)
 $(B)/$(1:.c=): T_USES := $$(T_USES)
 $(B)/$(1:.c=): $(patsubst %.c,$(B)/obj/%.o,$(1) $(2)) $$(foreach c,$$(T_USES),$$(AR_$$(c)))

@@ -7,6 +7,7 @@
  *   daemon.c      memd, started for the run in directories of its own
  *   cleanup.c     nothing stays behind, whatever ends a benchmark
  *   kernel.c      the kernel's numbers
+ *   swapdev.c     zram and swap files, made and taken away
  *   report.c      table and JSON
  *   options.c     the command line
  *   child.c       a guest that is a process of the benchmark's own; join.c: it joins memd, or KSM

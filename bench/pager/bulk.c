@@ -12,8 +12,8 @@
 #include "bench/common/join.h"
 #include "bench/common/kernel.h"
 #include "bench/common/report.h"
+#include "bench/common/swapdev.h"
 #include "bench/pager/content.h"
-#include "bench/pager/swapdev.h"
 #include "bench/pager/vm.h"
 
 #define NPAGES_FULL  65536u

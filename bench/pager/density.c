@@ -28,8 +28,8 @@
 #include "bench/common/kernel.h"
 #include "bench/common/ksm.h"
 #include "bench/common/report.h"
+#include "bench/common/swapdev.h"
 #include "bench/pager/content.h"
-#include "bench/pager/swapdev.h"
 #include "bench/pager/vm.h"
 
 #include <errno.h>

@@ -14,7 +14,6 @@
  *   guest.c       a guest: a plain process with an image in private memory; vm.c: as the benchmark sees it
  *   kvm.c         a guest: memvm
  *   content.c     images, of the machine's own files
- *   swapdev.c     zram and swap files, made and taken away
  *   ../common     what it shares with the other benchmarks
  */
 #include "bench/common/bench.h"
@@ -24,13 +23,13 @@
 #include "bench/common/ksm.h"
 #include "bench/common/options.h"
 #include "bench/common/report.h"
+#include "bench/common/swapdev.h"
 #include "bench/pager/bulk.h"
 #include "bench/pager/density.h"
 #include "bench/pager/faults.h"
 #include "bench/pager/idle.h"
 #include "bench/pager/isolation.h"
 #include "bench/pager/rewrite.h"
-#include "bench/pager/swapdev.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -145,7 +144,7 @@ int main(int argc, char **argv)
 
     report_begin(measures, sizeof measures / sizeof measures[0], "other");
     ksm_save();
-    swapdev_prepare();
+    swapdev_prepare(true);
     check_machine();
     daemon_prepare();
     cleanup_start(restore, (const char *const[]){daemon_run_dir(), daemon_work_dir()});

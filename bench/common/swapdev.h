@@ -3,13 +3,14 @@
  * swapdev: the kernel's swap, as the benchmark sets it up: a zram device with lz4, and a file behind it. What
  * is made here is known to the guardian (bench/common/cleanup.h) and taken away whatever ends the benchmark.
  */
-#ifndef BENCH_PAGER_SWAPDEV_H
-#define BENCH_PAGER_SWAPDEV_H
+#ifndef BENCH_COMMON_SWAPDEV_H
+#define BENCH_COMMON_SWAPDEV_H
 
 #include "bench/common/bench.h"
 
-/* Ends the program if there is swap in use already, or zram or lz4 is not there. Before cleanup_start(). */
-void swapdev_prepare(void);
+/* Ends the program if there is swap in use already, or zram is wanted and not there. Before cleanup_start().
+ */
+void swapdev_prepare(bool zram);
 
 void swapdev_zram_on(uint64_t bytes, int priority);
 void swapdev_file_on(const char *path, uint64_t bytes, int priority);

@@ -4,7 +4,7 @@
  * forked before: the device's number before anything is done with it, each swap area before it is switched
  * on.
  */
-#include "bench/pager/swapdev.h"
+#include "bench/common/swapdev.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -80,12 +80,12 @@ static unsigned swaps_in_use(void)
     return n ? n - 1 : 0;
 }
 
-void swapdev_prepare(void)
+void swapdev_prepare(bool zram)
 {
     if (swaps_in_use())
         bench_die(
             "swap is in use on this machine, see /proc/swaps; switch it off for the benchmark (swapoff -a)");
-    if (access(CONTROL "hot_add", R_OK))
+    if (zram && access(CONTROL "hot_add", R_OK))
         bench_die("zram cannot be used (" CONTROL "hot_add: %s); modprobe zram, as root", strerror(errno));
     noted = mmap(NULL, sizeof *noted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (noted == MAP_FAILED)
@@ -214,7 +214,7 @@ void swapdev_off(void)
 
 void swapdev_restore(void)
 {
-    int err = end_all();
+    int err = noted ? end_all() : 0;
 
     if (err)
         fprintf(stderr, "bench: swap could not be switched off again (%s): see /proc/swaps\n",

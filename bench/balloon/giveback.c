@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guests' balloons are filled by hand, so that little is available in them, and then they are the
+ * policy's again. The budget is such that the policy leaves them where they are: two of them are more than
+ * there is room for, and all that the guests use fits. Then a process in a guest allocates what is available
+ * and NEED_MIB more (guest/load.c), and that more is what it waits for. A process that is killed for it has
+ * waited for ever: that need counts as KILLED_MS. Guests take turns; a balloon is filled again after its
+ * guest's need.
+ */
+#include "bench/balloon/giveback.h"
+
+#include "bench/balloon/host.h"
+#include "bench/common/daemon.h"
+#include "bench/common/report.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define NEEDS        102u
+#define QUICK_NEEDS  6u
+#define NEED_MIB     32u
+#define LEFT_MIB     208u /* to the guest, before a need */
+#define BUDGET_SHARE 0.45 /* of the guests' memory, beside what their VMMs take */
+#define SETTLE_S     0.3
+#define KILLED_MS    60000.0
+#define TRIES_MAX    5u
+
+__attribute__((format(printf, 2, 3))) static void control(const struct host *host, const char *format, ...)
+{
+    char words[128];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    daemon_control(host->bench, words);
+}
+
+static void fill(const struct host *host, unsigned guest)
+{
+    control(host, "balloon auto off g%u", guest + 1);
+    control(host, "balloon set g%u %uM --wait --timeout 120", guest + 1, LEFT_MIB);
+    control(host, "balloon auto on g%u", guest + 1);
+}
+
+/* It is still full when a need begins. A guest that had to wait for memory while it was filled may have got
+ * it back for that. */
+static void await_full(struct host *host, unsigned guest)
+{
+    unsigned tries = 0;
+
+    for (;;) {
+        fleet_wait(SETTLE_S, host_tick, host);
+        if (fleet_balloon(&host->fleet, guest) <= (LEFT_MIB + NEED_MIB) * BENCH_MIB)
+            return;
+        if (++tries == TRIES_MAX)
+            bench_die("the balloon of g%u is given back again and again without need", guest + 1);
+        fill(host, guest);
+    }
+}
+
+static double need(struct host *host, unsigned guest, unsigned number)
+{
+    await_full(host, guest);
+    const char *answer = fleet_load(&host->fleet, guest, host_tick, host, "need %u", NEED_MIB);
+    double ms = strtod(answer, NULL);
+    report_raw("giveback", ms < 0 ? KILLED_MS : ms, "need_%u_ms", number);
+    fill(host, guest);
+    return ms < 0 ? KILLED_MS : ms;
+}
+
+unsigned giveback_measure(const struct bench *bench)
+{
+    unsigned needs = bench->quick ? QUICK_NEEDS : NEEDS;
+    uint64_t guests = FLEET_GUESTS * bench->guest_bytes;
+    double ms[NEEDS];
+    struct host host;
+
+    host_start(bench, MEMD, guests, NULL, &host);
+    control(&host, "budget %" PRIu64,
+            (uint64_t)(BUDGET_SHARE * (double)guests) + fleet_own_bytes(&host.fleet));
+    for (unsigned i = 0; i < FLEET_GUESTS; i++)
+        control(&host, "balloon auto off g%u", i + 1);
+    for (unsigned i = 0; i < FLEET_GUESTS; i++)
+        control(&host, "balloon set g%u %uM --wait --timeout 120", i + 1, LEFT_MIB);
+    control(&host, "balloon auto on");
+    for (unsigned i = 0; i < needs; i++)
+        ms[i] = need(&host, i % FLEET_GUESTS, i);
+    double p50 = bench_percentile(ms, needs, 50), p99 = bench_percentile(ms, needs, 99);
+    report_raw("giveback", p50, "p50_ms");
+    report_value("giveback_ms_p99", 0, p99, p99);
+    unsigned killed = host_end(&host);
+    bench_say("%u needs of %u MiB: p50 %.0f ms, p99 %.0f ms; %u OOM kills", needs, NEED_MIB, p50, p99,
+              killed);
+    return killed;
+}
