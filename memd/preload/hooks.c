@@ -173,18 +173,19 @@ EXPORT void *shmat(int id, const void *addr, int flags)
     return err ? MAP_FAILED : c.ret;
 }
 
-/* The kernel moves one mapping at a time; what was merged may still be several. */
+/* The kernel moves one mapping at a time; what was merged, or out of RAM, may still be several. */
 static int move_pieces(struct mapping_call *c)
 {
+    const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (c->flags & MREMAP_DONTUNMAP);
     uint64_t bytes = page_up(c->bytes), done = 0;
-    char *to =
-        sys_mmap(NULL, page_up(c->new_bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *to = c->flags & MREMAP_FIXED ? c->new_addr
+                                       : sys_mmap(NULL, page_up(c->new_bytes), PROT_NONE,
+                                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (to == MAP_FAILED)
         return -errno;
     for (uint64_t piece = bytes; done < bytes;) {
-        if (sys_mremap((char *)c->addr + done, piece, piece, MREMAP_MAYMOVE | MREMAP_FIXED, to + done) !=
-            MAP_FAILED) {
+        if (sys_mremap((char *)c->addr + done, piece, piece, flags, to + done) != MAP_FAILED) {
             done += piece;
             piece = bytes - done;
         } else if (errno == EFAULT && piece > PAGE) {
@@ -202,6 +203,16 @@ static int move_pieces(struct mapping_call *c)
     return 0;
 }
 
+static int call_move(void *ctx)
+{
+    struct mapping_call *c = ctx;
+    int err = call_mremap(c);
+
+    if (err == -EFAULT && c->flags & MREMAP_MAYMOVE && page_up(c->new_bytes) >= page_up(c->bytes))
+        err = move_pieces(c);
+    return err;
+}
+
 /* The old range is home and out; the new one takes its place in what is wanted. */
 static int move(struct mapping_call *c, uint64_t start, uint64_t end)
 {
@@ -214,12 +225,9 @@ static int move(struct mapping_call *c, uint64_t start, uint64_t end)
     if (err)
         return err;
     if (fixed && track_hits(to, page_up(to + c->new_bytes)))
-        err = track_unmap(to, page_up(to + c->new_bytes), call_mremap, c);
+        err = track_unmap(to, page_up(to + c->new_bytes), call_move, c);
     else
-        err = call_mremap(c);
-    if (err == -EFAULT && !(c->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && c->flags & MREMAP_MAYMOVE &&
-        page_up(c->new_bytes) >= end - start)
-        err = move_pieces(c);
+        err = call_move(c);
     if (err) {
         track_again(start, end);
         return err;

@@ -16,8 +16,8 @@ try() {
 }
 
 set_up /dev/shm
-# pages that are samples are merged later: soon, or in small arenas that would be most of them for half a minute and more
-memd_options=(--sample-ms 100)
+# pages that are samples are merged later, which in small arenas may be most of them
+memd_options=(--sample-pages 0)
 cases="${CASES:-stack children stray vforked refused shared_over vectored hole small dumped}"
 if unshare -U true 2>/dev/null; then cases+=" namespaces"; else echo "no user namespaces here: not tried"; fi
 for case in $cases; do
