@@ -189,6 +189,10 @@ static void work_job(char **words)
 static void work_need(char **words)
 {
     unsigned long available = available_bytes(), bytes = available + number(words[0]) * MIB;
+    if (bytes > number(words[1]) * MIB) {
+        puts("-2 -2");
+        return;
+    }
     volatile char *area = (volatile char *)area_of(bytes);
     double begun_s = now_s(), lacking_s = 0;
 
@@ -212,7 +216,7 @@ static int run(int argc, char **argv)
             if (++kills == KILLS_MAX)
                 die(1, "killed again and again");
         printf("%.3f %u\n", now_s() - begun_s, kills);
-    } else if (argc == 3 && !strcmp(argv[1], "need")) {
+    } else if (argc == 4 && !strcmp(argv[1], "need")) {
         if (!survives(work_need, argv + 2))
             puts("-1 -1");
     } else if (argc == 2 && !strcmp(argv[1], "oom")) {
