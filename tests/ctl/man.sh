@@ -23,8 +23,8 @@ compare() {
 compare memd memd.8
 
 "$bin/memctl" --help >"$tmp/help" || fail "memctl --help"
-commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z-]*\( \(list\|show\|set\|on\|off\|reclaim\|stats\|limits\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
-[ "$(wc -l <<<"$commands")" = 22 ] || fail "memctl --help lists other commands: $commands"
+commands=$(sed -n '/COMMAND$/,/^Options/s/^  \([a-z-]*\( \(list\|show\|set\|on\|off\|reclaim\|stats\|limits\|auto\)\)\{0,1\}\) .*/\1/p' "$tmp/help")
+[ "$(wc -l <<<"$commands")" = 23 ] || fail "memctl --help lists other commands: $commands"
 while read -r command; do
     # shellcheck disable=SC2086
     "$bin/memctl" $command --help >>"$tmp/help" || fail "memctl $command --help"
