@@ -123,6 +123,6 @@ struct bound_use bound_use(void)
 
 void bound_restore(void)
 {
-    for (unsigned tries = 0; rmdir(group) && errno == EBUSY && tries < 500; tries++)
+    for (unsigned tries = 0; rmdir(group) && errno == EBUSY && tries < 6000; tries++)
         bench_sleep(0.01); /* whoever was in it is just going */
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guests' balloons are filled by hand, so that little is available in them, and then they are the
- * policy's again. The budget is such that the policy leaves them where they are: two of them are more than
- * there is room for, and all that the guests use fits. Then a process in a guest allocates what is available
- * and NEED_MIB more (guest/load.c), and that more is what it waits for. A process that is killed for it has
- * waited for ever: that need counts as KILLED_MS. Guests take turns; a balloon is filled again after its
- * guest's need.
+ * A guest's balloon is filled by hand, so that little is available in it. Filling makes the guest wait for
+ * memory, so that it is the policy's again only when that is over and forgotten (FORGET_S). The budget is
+ * such that the policy leaves it where it is: there is no room for it, and all that the guests use fits. Then
+ * a process in the guest allocates what is available and NEED_MIB more (guest/load.c), and that more is what
+ * it waits for. A process that is killed for it has waited for ever: that need counts as KILLED_MS. Guests
+ * take turns; a balloon is filled again after its guest's need.
  */
 #include "bench/balloon/giveback.h"
 
@@ -22,8 +22,9 @@
 #define QUICK_NEEDS  6u
 #define NEED_MIB     32u
 #define LEFT_MIB     208u /* to the guest, before a need */
-#define BUDGET_SHARE 0.45 /* of the guests' memory, beside what their VMMs take */
+#define BUDGET_SHARE 0.25 /* of the guests' memory, beside what their VMMs take */
 #define SETTLE_S     0.3
+#define FORGET_S     3.5 /* memd/daemon/inflate.c has 3 s */
 #define KILLED_MS    60000.0
 #define TRIES_MAX    5u
 #define TOO_MUCH     (-2.0) /* said by a guest that has more than it should */
@@ -39,11 +40,13 @@ __attribute__((format(printf, 2, 3))) static void control(const struct host *hos
     daemon_control(host->bench, words);
 }
 
+static double filled_s[FLEET_GUESTS];
+
 static void fill(const struct host *host, unsigned guest)
 {
     control(host, "balloon auto off g%u", guest + 1);
     control(host, "balloon set g%u %uM --wait --timeout 120", guest + 1, LEFT_MIB);
-    control(host, "balloon auto on g%u", guest + 1);
+    filled_s[guest] = bench_now_s();
 }
 
 /* The balloon is to be full when the need begins: a guest that had to wait for memory while it was filled may
@@ -57,6 +60,8 @@ static double need(struct host *host, unsigned guest, unsigned number)
             bench_die("the balloon of g%u is given back again and again without need", guest + 1);
         if (tries)
             fill(host, guest);
+        bench_sleep_until(filled_s[guest] + FORGET_S);
+        control(host, "balloon auto on g%u", guest + 1);
         fleet_wait(SETTLE_S, host_tick, host);
         ms = strtod(
             fleet_load(&host->fleet, guest, host_tick, host, "need %u %u", NEED_MIB, LEFT_MIB + NEED_MIB),
@@ -79,10 +84,7 @@ unsigned giveback_measure(const struct bench *bench)
     control(&host, "budget %" PRIu64,
             (uint64_t)(BUDGET_SHARE * (double)guests) + fleet_own_bytes(&host.fleet));
     for (unsigned i = 0; i < FLEET_GUESTS; i++)
-        control(&host, "balloon auto off g%u", i + 1);
-    for (unsigned i = 0; i < FLEET_GUESTS; i++)
-        control(&host, "balloon set g%u %uM --wait --timeout 120", i + 1, LEFT_MIB);
-    control(&host, "balloon auto on");
+        fill(&host, i);
     for (unsigned i = 0; i < needs; i++)
         ms[i] = need(&host, i % FLEET_GUESTS, i);
     double p50 = bench_percentile(ms, needs, 50), p99 = bench_percentile(ms, needs, 99);

@@ -82,9 +82,11 @@ static void read_piece(int disk, uint64_t owner, uint64_t first)
             die(WRONG, "a page of " DISK " is not what is there");
 }
 
+/* May be more than the guest has at the moment: what matters is whether it can be touched. */
 static uint64_t *area_of(unsigned long bytes)
 {
-    uint64_t *area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t *area =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (area == MAP_FAILED)
         die(1, "no address space");
