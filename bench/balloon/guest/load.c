@@ -128,6 +128,8 @@ static void job(uint64_t owner, unsigned long from_mib, unsigned long file_mib, 
              state = 0x9e3779b97f4a7c15 * (owner + 1), written = 0;
     uint64_t *area = area_of(anon_mib * MIB);
 
+    if (!pages || !pieces)
+        die(2, "a job needs memory and a file");
     for (uint64_t page = 0; page < pages; page++)
         area_write(area, page, 0);
     for (unsigned long i = 0; i < reads; i++) {
