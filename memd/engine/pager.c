@@ -264,7 +264,7 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
         finish(m, ECANCELED);
     }
     p->order = *order;
-    p->done = 0;
+    p->done = p->kept = 0;
     p->error = 0;
     p->left = chunks_total(m);
     p->before = p->wholes;
@@ -287,7 +287,9 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
 
 static uint64_t wanted(const struct pager *p)
 {
-    return p->order.pages - p->done;
+    uint64_t go = p->done + p->kept;
+
+    return p->order.pages > go ? p->order.pages - go : 0;
 }
 
 static void step_park(struct memd *m)
@@ -369,7 +371,7 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->chunk_begun = true;
     if (p->ages)
         merged_age(m, r, p->chunk);
-    if (!p->leaves || p->done >= p->order.pages || !r->n.shared)
+    if (!p->leaves || !wanted(p) || !r->n.shared)
         return;
     bool full = swapfile_full(p->swap);
     if (full && forget_home(m))
@@ -379,7 +381,7 @@ static void chunk_merged(struct memd *m, struct region *r)
             p->error = full ? ENOSPC : EDQUOT;
         return;
     }
-    uint64_t most = p->order.pages - p->done;
+    uint64_t most = wanted(p);
     if (!merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
                      p->order.flags & WIRE_PAGEOUT_MERGED))
         return;
@@ -419,7 +421,9 @@ static void step_pack(struct memd *m)
         p->window--;
         return;
     }
-    if (r && p->left && p->done < p->order.pages)
+    if (to_swap(p))
+        p->kept = pager_count(m).parked;
+    if (r && p->left && wanted(p))
         begin_pageout(m);
     else if (to_swap(p))
         begin_swap(m);

@@ -155,6 +155,35 @@ static void there_and_back(void **state)
     close_rig(&rig); /* brings everything home */
 }
 
+/* Pages that cannot be packed count for the order they leave with. */
+static void no_more_than_asked(void **state)
+{
+    const uint64_t asked[] = {1, 100, NPAGES / 2};
+    struct rig rig = swap_rig(0);
+    uint64_t out = 0;
+
+    (void)state;
+    for (uint32_t i = 0; i < NPAGES; i++)
+        if (i % 3)
+            guest_fill(rig_page(&rig, i), 1 + i);
+    for (unsigned i = 0; i < sizeof asked / sizeof *asked; i++) {
+        uint64_t id = script_page(rig.vm, WIRE_REC_PAGEOUT, asked[i], 0, ALL);
+        struct wire_rec_paged done = script_paged(rig.vm, id);
+        struct memd_stats st = kit_stats(rig.memd);
+        EQUALS(done.error, 0);
+        EQUALS(done.pages, asked[i]);
+        out += asked[i];
+        EQUALS(st.swapped_pages, out);
+        EQUALS(st.parked_pages + st.packed_pages, 0);
+    }
+    for (uint32_t i = 0; i < NPAGES; i++)
+        if (i % 3)
+            CHECK(guest_differs(rig_page(&rig, i), 1 + i) < 0, "page %u is not what was written", i);
+        else
+            check(rig_page(&rig, i), i);
+    close_rig(&rig);
+}
+
 static void no_plaintext(void **state)
 {
     struct rig rig = swap_rig(0);
@@ -461,6 +490,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_back),
+        cmocka_unit_test(no_more_than_asked),
         cmocka_unit_test(no_plaintext),
         cmocka_unit_test(unchanged_is_not_written),
         cmocka_unit_test(space_comes_back),
