@@ -33,6 +33,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define PASSES_MAX     16u /* of parking, where what was parked comes home before it is packed */
 #define SWEEP_MS       500u
 #define RELEASE_STEP   16u  /* chunks, 40 to 240 us each */
 #define COMPACT_STEP   256u /* objects */
@@ -265,6 +266,7 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     }
     p->order = *order;
     p->done = p->kept = 0;
+    p->passes = 0;
     p->error = 0;
     p->left = chunks_total(m);
     p->before = p->wholes;
@@ -423,7 +425,7 @@ static void step_pack(struct memd *m)
     }
     if (to_swap(p))
         p->kept = pager_count(m).parked;
-    if (r && p->left && wanted(p))
+    if (r && p->left && wanted(p) && ++p->passes < PASSES_MAX)
         begin_pageout(m);
     else if (to_swap(p))
         begin_swap(m);

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -181,6 +182,37 @@ static void no_more_than_asked(void **state)
             CHECK(guest_differs(rig_page(&rig, i), 1 + i) < 0, "page %u is not what was written", i);
         else
             check(rig_page(&rig, i), i);
+    close_rig(&rig);
+}
+
+static atomic_bool no_more;
+
+static void *touch_all(void *arg)
+{
+    const struct rig *rig = arg;
+
+    while (!atomic_load(&no_more))
+        for (uint32_t i = 0; i < NPAGES; i++)
+            guest_read(rig_page(rig, i));
+    return NULL;
+}
+
+/* Where everything is touched all the while, an order ends with what it has found. */
+static void nothing_is_cold(void **state)
+{
+    struct rig rig = swap_rig(0);
+    pthread_t thread;
+
+    (void)state;
+    atomic_store(&no_more, false);
+    CHECK(!pthread_create(&thread, NULL, touch_all, &rig), "pthread_create");
+    struct wire_rec_paged done =
+        script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEOUT, 100, 100, WIRE_PAGEOUT_ALL));
+    EQUALS(done.error, 0);
+    CHECK(done.pages <= 100, "%llu pages have left, not 100", (unsigned long long)done.pages);
+    atomic_store(&no_more, true);
+    pthread_join(thread, NULL);
+    check_all(&rig);
     close_rig(&rig);
 }
 
@@ -491,6 +523,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_back),
         cmocka_unit_test(no_more_than_asked),
+        cmocka_unit_test(nothing_is_cold),
         cmocka_unit_test(no_plaintext),
         cmocka_unit_test(unchanged_is_not_written),
         cmocka_unit_test(space_comes_back),
