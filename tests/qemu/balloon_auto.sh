@@ -22,6 +22,7 @@ is_full() { [ "$(actual_mib "$1")" -ge $((mib - 1)) ]; }
 why_says() { ctl why "$1" 2>&1 | grep -qE "$2"; }
 rss_mib() { awk '$1 == "VmRSS:" { print int($2 / 1024) }' "/proc/${guest_pid[$1]}/status"; }
 is_live() { ctl agent list | grep -qE "^$1 .*live"; }
+fits() { in_guest_try "$1" fill "$2" 4 zero >"$tmp/fill"; } # without an agent it is heard every other second
 told() { ctl balloon list; ctl why "$1"; ctl budget; }
 
 with_agent() {
@@ -94,8 +95,7 @@ for name in told solo; do
     await 40 is_below $name 200 || fail "not inflated again: $(told $name)"
     # what a guest without deflate-on-oom has no memory for at once it refuses itself: little by little
     for ((i = 0; i < 20; i++)); do
-        in_guest_try $name fill n$i 4 zero >"$tmp/fill" ||
-            fail "no more than $((4 * i)) MiB fit into $name: $(cat "$tmp/fill"); $(told $name)"
+        await 20 fits $name n$i || fail "no more than $((4 * i)) MiB fit into $name: $(cat "$tmp/fill"); $(told $name)"
         sleep 0.1
     done
     in_guest $name check >/dev/null
