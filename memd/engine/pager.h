@@ -41,7 +41,7 @@ struct pager {
     uint64_t done; /* pages */
     uint64_t parked;
     unsigned passes; /* over what was parked */
-    uint64_t kept; /* pages that could not be packed: on their way to the swap file as they are */
+    uint64_t kept;   /* pages that could not be packed: on their way to the swap file as they are */
     uint64_t before; /* wholes, when it began */
     uint64_t errors; /* of the swap file, when it began to write */
     bool forgot;     /* PAGER_FORGET was tried */
