@@ -18,10 +18,16 @@
 
 const char *balloon_excluded_name(enum balloon_excluded excluded)
 {
-    static const char *const names[] = {"no", "off", "not-ready", "blind", "mute", "migrating", "locked"};
+    static const char *const names[] = {"no",   "off",   "not-ready", "blind",
+                                        "mute", "risky", "migrating", "locked"};
 
     static_assert(sizeof names / sizeof names[0] == BALLOON_EXCLUDED_COUNT, "a name for each");
     return names[excluded];
+}
+
+bool balloon_policy_returns(enum balloon_excluded excluded)
+{
+    return excluded == BALLOON_INCLUDED || excluded == BALLOON_MUTE || excluded == BALLOON_RISKY;
 }
 
 const char *balloon_rule_name(enum balloon_rule rule)
@@ -118,7 +124,7 @@ bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct 
     bool counted = memory->counted_ns, killed = counted && seen->oom_kills > memory->oom_kills,
          stalled = counted && seen->alloc_stalls > memory->alloc_stalls;
 
-    if (seen->excluded || !seen->heard_ns)
+    if (!balloon_policy_returns(seen->excluded) || !seen->heard_ns)
         return false;
     return seen->available_bytes < reserve / 2 || killed || (stalled && seen->available_bytes < reserve) ||
            seen->stall_percent > BALLOON_STALL_PERCENT;
@@ -204,14 +210,29 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
     return BALLOON_RULE_SPARE;
 }
 
+/* Whether it has been unheard, or nothing could be asked of it, for too long to keep anything from it. An
+ * agent may be about to come back. */
+static bool is_stale(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (!seen->excluded)
+        memory->alone_ns = 0;
+    else if (!memory->alone_ns)
+        memory->alone_ns = seen->now_ns;
+    return (memory->alone_ns && seen->now_ns - memory->alone_ns > BALLOON_STALE_NS) ||
+           (!seen->excluded && !seen->heard_ns) ||
+           (seen->heard_ns && seen->now_ns - seen->heard_ns > BALLOON_STALE_NS);
+}
+
 void balloon_policy_look(struct balloon_memory *memory, const struct balloon_seen *seen,
                          enum budget_state state, struct balloon_verdict *ret_verdict)
 {
     struct balloon_verdict *v = ret_verdict;
 
-    *v = (struct balloon_verdict){.rule = BALLOON_RULE_EXCLUDED, .excluded = seen->excluded};
-    if (seen->excluded)
+    *v = (struct balloon_verdict){.rule = BALLOON_RULE_EXCLUDED, .excluded = seen->excluded, .returned = 1};
+    if (!balloon_policy_returns(seen->excluded)) {
+        memory->alone_ns = 0;
         return;
+    }
     note(memory, seen);
     if (seen->heard_ns)
         believe(memory, seen);
@@ -221,9 +242,9 @@ void balloon_policy_look(struct balloon_memory *memory, const struct balloon_see
     v->target_bytes = seen->target_bytes;
     v->spare_bytes = spare_of(memory, seen, v->reserve_bytes);
     v->returned = memory->returned > 0 ? memory->returned : 1;
-    if (!seen->heard_ns || seen->now_ns - seen->heard_ns > BALLOON_STALE_NS) {
-        v->rule = BALLOON_RULE_STALE;
-        give_back(memory, seen, v);
+    if (is_stale(memory, seen)) {
+        if (give_back(memory, seen, v) || !seen->excluded)
+            v->rule = BALLOON_RULE_STALE;
         return;
     }
     if (needs(memory, seen) && give_back(memory, seen, v)) {
@@ -241,7 +262,8 @@ void balloon_policy_look(struct balloon_memory *memory, const struct balloon_see
         v->rule = BALLOON_RULE_ROOM;
         return;
     }
-    v->rule = offer(memory, seen, state, v);
+    if (!seen->excluded)
+        v->rule = offer(memory, seen, state, v);
 }
 
 uint64_t balloon_policy_step(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes)

@@ -15,11 +15,15 @@
  *   out at once         a guest that needs memory gets all of it, whatever the host's state: what it does not
  *                       touch costs the host nothing. It needs some when it has less than half of its reserve
  *                       available, waits for memory, or has had to kill
+ *   in time             a guest without an agent is heard every few seconds only: nothing is taken from it
+ *                       unless it deflates its balloon before it kills
  *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
  *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
- *                       asked for some, or does not come to its target, longer: twice as long each time, 128
- * s at most stalled             a target it does not come nearer to for 3 s is set to where it is let go a
- * guest that nobody has heard for 15 s gets all of it: nothing is decided by old numbers
+ *                       asked for some, or does not come to its target, longer: twice as long each time,
+ *                       128 s at most
+ *   stalled             a target it does not come nearer to for 3 s is set to where it is
+ *   let go              a guest that nobody has heard for 15 s, or nothing may be taken from, gets all of it:
+ *                       nothing is decided by old numbers
  *
  * How much memory the host got for a step is remembered: pages the guest never touched give nothing, and a
  * guest that has only such ones is asked by other means first (balloon_policy_is_first()).
@@ -52,11 +56,14 @@ enum balloon_excluded {
     BALLOON_NOT_READY /* no VMM, no device, no driver, somebody else's monitor */,
     BALLOON_BLIND,     /* the VMM does not say how far the guest has got */
     BALLOON_MUTE,      /* neither statistics nor an agent: nobody knows what it can spare */
+    BALLOON_RISKY,     /* no agent to say in time that it needs memory, and it kills before it deflates */
     BALLOON_MIGRATING, /* it is on its way to another host */
     BALLOON_LOCKED,    /* its memory is locked or pinned (mlock, VFIO): a balloon returns nothing */
     BALLOON_EXCLUDED_COUNT
 };
 const char *balloon_excluded_name(enum balloon_excluded excluded);
+/* Nothing may be asked of it, but what it has lost it gets back. */
+bool balloon_policy_returns(enum balloon_excluded excluded);
 
 enum balloon_rule {
     BALLOON_RULE_EXCLUDED,
@@ -94,6 +101,7 @@ struct balloon_memory {
     uint64_t reached_ns;                         /* 0: it is not there yet */
     uint64_t moved_ns, actual_bytes;             /* when it last got anywhere */
     uint64_t backoff_ns, hold_until_ns, needed_ns;
+    uint64_t alone_ns; /* since when nothing may be asked of it; 0: something may */
     uint64_t oom_kills, alloc_stalls, counted_ns;
     double believed; /* bytes available, as they are gone by */
     uint64_t believed_ns;

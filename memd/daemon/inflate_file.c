@@ -4,49 +4,30 @@
 
 #include "memd/common/log.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/state_file.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
-#include <xxhash.h>
 
-#define PATH_BYTES 300
+#define WHAT       "balloons"
 #define LINE_BYTES 128
 
-static void file_path(const struct core *core, const char *suffix, char path[PATH_BYTES])
+static unsigned put_all(FILE *out, const struct core *core)
 {
-    const char *run_dir = core->config.run_dir;
+    unsigned n = 0;
 
-    snprintf(path, PATH_BYTES, "%s/balloons.%08x%s", core->config.state_dir,
-             (unsigned)XXH3_64bits(run_dir, strlen(run_dir)), suffix);
+    for (size_t i = 0; i < core->inflate.n; i++)
+        if (core->inflate.one[i].is_set)
+            fprintf(out, "auto %s %s\n", core->inflate.one[i].view.vm,
+                    core->inflate.one[i].on ? "on" : "off"),
+                n++;
+    return n;
 }
 
 void inflate_file_write(struct core *core)
 {
-    char path[PATH_BYTES], other[PATH_BYTES];
-    int err = 0;
-
-    file_path(core, "", path);
-    file_path(core, ".new", other);
-    FILE *out = fopen(other, "we");
-    if (!out) {
-        err = errno;
-    } else {
-        for (size_t i = 0; i < core->inflate.n; i++)
-            if (core->inflate.one[i].is_set)
-                fprintf(out, "auto %s %s\n", core->inflate.one[i].view.vm,
-                        core->inflate.one[i].on ? "on" : "off");
-        bool failed = ferror(out);
-        if (fclose(out) || failed)
-            err = errno ? errno : EIO;
-        else if (rename(other, path))
-            err = errno;
-        unlink(other);
-    }
-    if (err)
-        core_warn(core, "%s cannot be written (%s): which balloons memd moves is not kept for the next start",
-                  path, strerror(err));
+    state_file_write(core, WHAT, put_all, "which balloons memd moves is not kept for the next start");
 }
 
 static bool recall(struct core *core, const char *line)
@@ -65,9 +46,9 @@ static bool recall(struct core *core, const char *line)
 
 void inflate_file_read(struct core *core)
 {
-    char path[PATH_BYTES], line[LINE_BYTES];
+    char path[STATE_FILE_BYTES], line[LINE_BYTES];
 
-    file_path(core, "", path);
+    state_file_path(core, WHAT, path);
     FILE *in = fopen(path, "re");
     if (!in) {
         if (errno != ENOENT)

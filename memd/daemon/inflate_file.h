@@ -2,8 +2,7 @@
 /*
  * inflate_file: which balloons users have set to be moved by the policy, kept for the next daemon.
  *
- * STATE_DIR/balloons.HASH (of the run directory: daemons may share a state directory) is written anew with
- * every change, by a rename. It counts before the configuration, for the balloons the configuration has.
+ * A state_file, STATE_DIR/balloons.HASH. It counts before the configuration, for the balloons that has.
  */
 #ifndef MEMD_DAEMON_INFLATE_FILE_H
 #define MEMD_DAEMON_INFLATE_FILE_H

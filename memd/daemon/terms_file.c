@@ -12,6 +12,7 @@
 #include "memd/common/log.h"
 #include "memd/common/name.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/state_file.h"
 #include "memd/daemon/terms.h"
 
 #include <errno.h>
@@ -20,19 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
-#define PATH_BYTES 300
+#define WHAT       "terms"
 #define LINE_BYTES 320
 static_assert(CORE_NAME_BYTES > MEMD_NAME_MAX && MEMD_NAME_MAX == 63, "%63s reads any name");
-
-static void file_path(const struct core *core, const char *suffix, char path[PATH_BYTES])
-{
-    const char *run_dir = core->config.run_dir;
-
-    snprintf(path, PATH_BYTES, "%s/terms.%08x%s", core->config.state_dir,
-             (unsigned)XXH3_64bits(run_dir, strlen(run_dir)), suffix);
-}
 
 /* ---- writing */
 
@@ -69,26 +61,7 @@ static unsigned put_all(FILE *out, const struct core *core)
 
 void terms_file_write(struct core *core)
 {
-    char path[PATH_BYTES], other[PATH_BYTES];
-    int err = 0;
-
-    file_path(core, "", path);
-    file_path(core, ".new", other);
-    FILE *out = fopen(other, "we");
-    if (!out) {
-        err = errno;
-    } else {
-        unsigned n = put_all(out, core);
-        bool failed = ferror(out);
-        if (fclose(out) || failed)
-            err = errno ? errno : EIO;
-        else if (n ? rename(other, path) : unlink(path) && errno != ENOENT)
-            err = errno;
-        unlink(other);
-    }
-    if (err)
-        core_warn(core, "%s cannot be written (%s): budgets and terms are not kept for the next start", path,
-                  strerror(err));
+    state_file_write(core, WHAT, put_all, "budgets and terms are not kept for the next start");
 }
 
 /* ---- reading */
@@ -153,9 +126,9 @@ static bool recall(struct core *core, const char *line)
 
 void terms_file_read(struct core *core)
 {
-    char path[PATH_BYTES], line[LINE_BYTES];
+    char path[STATE_FILE_BYTES], line[LINE_BYTES];
 
-    file_path(core, "", path);
+    state_file_path(core, WHAT, path);
     core->reclaim.file_read = true;
     if (!core->nawaited) { /* nobody is left whom it was said of: the configuration counts */
         unlink(path);
@@ -192,9 +165,9 @@ void terms_file_give(struct vm *vm)
 
 void terms_file_close(struct core *core)
 {
-    char path[PATH_BYTES];
+    char path[STATE_FILE_BYTES];
 
-    file_path(core, "", path);
+    state_file_path(core, WHAT, path);
     if (core->reclaim.file_read && !core->nkept) /* else it may be another daemon's */
         unlink(path);
     free(core->reclaim.recalled);

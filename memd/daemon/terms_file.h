@@ -2,9 +2,9 @@
 /*
  * terms_file: budgets and terms that users have set, kept for the next daemon.
  *
- * STATE_DIR/terms.HASH (of the run directory: daemons may share a state directory) is written anew with every
- * change, by a rename. A daemon that finds VMs of the one before it takes them over: budgets at once, the
- * terms of a VM when it is back. When nobody is left of whom they were said, the configuration counts.
+ * A state_file, STATE_DIR/terms.HASH. A daemon that finds VMs of the one before it takes them over: budgets
+ * at once, the terms of a VM when it is back. When nobody is left of whom they were said, the configuration
+ * counts.
  */
 #ifndef MEMD_DAEMON_TERMS_FILE_H
 #define MEMD_DAEMON_TERMS_FILE_H

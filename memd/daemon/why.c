@@ -288,13 +288,14 @@ static void put_given_back(struct text *text, const struct why_entry *e)
 
 static void put_balloon(struct text *text, const struct why_entry *e)
 {
-    static const char *const words[] = {[BALLOON_OFF] = "it is off",
-                                        [BALLOON_NOT_READY] = "not ready",
-                                        [BALLOON_BLIND] = "its VMM does not say how far the guest has got",
-                                        [BALLOON_MUTE] =
-                                            "neither statistics nor an agent say what it can spare",
-                                        [BALLOON_MIGRATING] = "it migrates",
-                                        [BALLOON_LOCKED] = "its memory is locked or pinned (mlock, VFIO)"};
+    static const char *const words[] = {
+        [BALLOON_OFF] = "it is off",
+        [BALLOON_NOT_READY] = "not ready",
+        [BALLOON_BLIND] = "its VMM does not say how far the guest has got",
+        [BALLOON_MUTE] = "neither statistics nor an agent say what it can spare",
+        [BALLOON_RISKY] = "no agent says in time that it needs memory, and it has no deflate-on-oom",
+        [BALLOON_MIGRATING] = "it migrates",
+        [BALLOON_LOCKED] = "its memory is locked or pinned (mlock, VFIO)"};
     const struct balloon_verdict *v = &e->balloon;
 
     static_assert(sizeof words / sizeof words[0] == BALLOON_EXCLUDED_COUNT, "words for each");

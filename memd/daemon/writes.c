@@ -11,20 +11,19 @@
 #include "memd/common/clock.h"
 #include "memd/common/log.h"
 #include "memd/daemon/state.h"
+#include "memd/daemon/state_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#include <xxhash.h>
 
 #define DAY_NS      (86400 * CLOCK_S)
 #define LEAST_BYTES (1ull << 20)   /* with less it is not worth while to begin */
 #define SLACK_BYTES (1ull << 20)   /* what an engine may still be writing when its order has ended */
 #define SAVE_NS     (10 * CLOCK_S) /* between two times the file is written */
-#define PATH_BYTES  300
+#define WHAT        "writes"
 #define LINE_BYTES  320
 
 /* A VM that is not back yet. */
@@ -135,15 +134,7 @@ void writes_settle(struct vm *vm)
 
 /* ---- the file */
 
-static void file_path(const struct core *core, const char *suffix, char path[PATH_BYTES])
-{
-    const char *run_dir = core->config.run_dir;
-
-    snprintf(path, PATH_BYTES, "%s/writes.%08x%s", core->config.state_dir,
-             (unsigned)XXH3_64bits(run_dir, strlen(run_dir)), suffix);
-}
-
-static void put_all(FILE *out, const struct core *core)
+static unsigned put_all(FILE *out, const struct core *core)
 {
     const struct writes *all = &core->writes;
     const struct vm *vm;
@@ -159,30 +150,13 @@ static void put_all(FILE *out, const struct core *core)
         fprintf(out, "vm %d %" PRIu64 " %s %.0f %" PRIu64 " %" PRIu64 "\n", (int)r->pid, r->start, r->name,
                 r->left_bytes, r->counted_bytes, r->promised_bytes);
     }
+    return 1;
 }
 
 static void save(struct core *core)
 {
-    char path[PATH_BYTES], other[PATH_BYTES];
-    int err = 0;
-
     core->writes.changed = false;
-    file_path(core, "", path);
-    file_path(core, ".new", other);
-    FILE *out = fopen(other, "we");
-    if (!out) {
-        err = errno;
-    } else {
-        put_all(out, core);
-        bool failed = ferror(out);
-        if (fclose(out) || failed || rename(other, path))
-            err = errno ? errno : EIO;
-        unlink(other);
-    }
-    if (err)
-        core_warn(core,
-                  "%s cannot be written (%s): the next daemon does not know what was written to swap files",
-                  path, strerror(err));
+    state_file_write(core, WHAT, put_all, "the next daemon does not know what was written to swap files");
 }
 
 /* What it was promised it may have written; if it comes back, it says so itself. */
@@ -234,11 +208,11 @@ static uint64_t elapsed_ns(uint64_t saved_s)
 void writes_open(struct core *core)
 {
     struct writes *all = &core->writes;
-    char path[PATH_BYTES], line[LINE_BYTES];
+    char path[STATE_FILE_BYTES], line[LINE_BYTES];
     uint64_t saved_s = UINT64_MAX;
 
     all->tended_ns = all->saved_ns = clock_now_ns();
-    file_path(core, "", path);
+    state_file_path(core, WHAT, path);
     FILE *in = fopen(path, "re");
     if (!in && errno == ENOENT) {
         writes_bucket_tend(&all->bucket, core->config.swap_writes_bytes, 0);

@@ -3,6 +3,8 @@
  * Memory that takes no part (I7): left alone, and counted by reason. Each case is a region of three chunks of
  * which the middle one is special; everything in it is proposed for merging, and asked for with EXPORT.
  * Memory that becomes special later (pinned, locked) is left alone from then on.
+ *
+ * memd-test: alone
  */
 #include "rig.h"
 

@@ -64,6 +64,12 @@ static void test_verdicts(void **state)
         {"room, but its domain has none", 0, 512, 512, 232, 300, 100, 0, true, BUDGET_SOFT,
          BALLOON_RULE_SPARE, 0, 64},
         {"on its way", 0, 800, 700, 232, 500, 100, 0, false, BUDGET_HARD, BALLOON_RULE_MOVING, 0, 0},
+        {"nobody says in time that it needs memory", BALLOON_RISKY, 1024, 0, 232, 528, 100, 0, false,
+         BUDGET_LOW, BALLOON_RULE_EXCLUDED, 0, 0},
+        {"risky, and it needs some", BALLOON_RISKY, 512, 512, 232, 20, 100, 0, false, BUDGET_LOW,
+         BALLOON_RULE_NEED, 1024, 0},
+        {"risky, and there is room", BALLOON_RISKY, 512, 512, 232, 300, 100, 0, true, BUDGET_HIGH,
+         BALLOON_RULE_ROOM, 1024, 0},
         {"migrates", BALLOON_MIGRATING, 512, 512, 232, 20, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED,
          0, 0},
         {"locked", BALLOON_LOCKED, 1024, 0, 232, 528, 100, 0, false, BUDGET_LOW, BALLOON_RULE_EXCLUDED, 0, 0},
@@ -176,6 +182,38 @@ static void test_need(void **state)
     assert_true(v.spare_bytes > 350 * MIB);
 }
 
+/* Its agent has gone, or a daemon has just begun: what it has lost it gets back, if the agent does not come.
+ */
+static void test_alone(void **state)
+{
+    static const enum balloon_excluded why[] = {BALLOON_RISKY, BALLOON_MUTE};
+    (void)state;
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.target_bytes = seen.actual_bytes = 512 * MIB;
+        seen.available_bytes = 300 * MIB;
+        seen.excluded = why[i];
+        for (unsigned turn = 0; turn < 2; turn++) {
+            seen.heard_ns = why[i] == BALLOON_RISKY ? seen.now_ns : 0;
+            assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_EXCLUDED);
+            assert_true(v.set_bytes == 0 && v.offer_bytes == 0);
+            seen.now_ns += BALLOON_STALE_NS + (turn ? 1 : 0);
+            seen.excluded = turn ? why[i] : BALLOON_INCLUDED; /* it was back in between */
+            seen.heard_ns = turn && why[i] == BALLOON_MUTE ? 0 : seen.now_ns;
+            if (!turn)
+                assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+            seen.excluded = why[i];
+        }
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_STALE);
+        assert_true(v.set_bytes == 1024 * MIB && v.offer_bytes == 0);
+        seen.target_bytes = seen.actual_bytes = 1024 * MIB;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_EXCLUDED);
+    }
+}
+
 static void test_rungs(void **state)
 {
     struct budget_scope scope = {.budget_bytes = 1000, .used_bytes = 500, .thresholds = {90, 96, 100, 2}};
@@ -192,8 +230,8 @@ static void test_rungs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
-                                       cmocka_unit_test(test_stalled), cmocka_unit_test(test_need),
-                                       cmocka_unit_test(test_rungs)};
+                                       cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
+                                       cmocka_unit_test(test_alone),    cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
