@@ -384,13 +384,15 @@ static void chunk_merged(struct memd *m, struct region *r)
         return;
     }
     uint64_t most = wanted(p);
-    if (!merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
-                     p->order.flags & WIRE_PAGEOUT_MERGED))
-        return;
-    for (uint32_t page = chunk_first(r, p->chunk); page < end; page += n) {
+    uint32_t gone = merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
+                                p->order.flags & WIRE_PAGEOUT_MERGED),
+             packed = 0;
+    for (uint32_t page = chunk_first(r, p->chunk); gone && page < end; page += n) {
         n = end - page < OUT_BATCH_PAGES ? end - page : OUT_BATCH_PAGES;
-        p->done += out_pack(m, r, page, n, true);
+        packed += out_pack(m, r, page, n, true);
     }
+    p->done += packed;
+    p->kept += gone > packed ? gone - packed : 0;
 }
 
 static void begin_swap(struct memd *m)

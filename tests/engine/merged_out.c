@@ -111,6 +111,32 @@ static void out_and_back(void **state)
     rig_close(&rig);
 }
 
+/* Of small mappings no more leave than were asked for, whatever of them cannot be packed. */
+static void no_more_than_asked(void **state)
+{
+    struct rig rig = quiet_rig();
+
+    (void)state;
+    for (uint32_t half = 0; half < NPAGES; half += NPAGES / 2) {
+        uint32_t frame = script_frames(rig.script, rig_page(&rig, half), NPAGES / 2);
+        for (uint32_t i = 0; i < NPAGES / 2; i += 8) /* never one mapping of more than four pages */
+            EQUALS(rig_propose(&rig, half + i, frame + i, 4).merged, 4);
+        script_retire(rig.script, frame);
+    }
+    EQUALS(count(&rig, WIRE_PAGE_SHARED), NPAGES / 2);
+    EQUALS(script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEOUT, NPAGES / 2, 0, ALL)).error, 0);
+    EQUALS(count(&rig, WIRE_PAGE_SHARED), NPAGES / 2); /* what is private goes first */
+    for (unsigned turn = 1; turn <= 3; turn++) {
+        struct wire_rec_paged done = script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEOUT, 100, 0, ALL));
+        EQUALS(done.error, 0);
+        EQUALS(done.pages, 100);
+        EQUALS(count(&rig, WIRE_PAGE_SWAPPED), NPAGES / 2 + turn * 100);
+        EQUALS(kit_stats(rig.memd).merged_outs, turn * 100);
+    }
+    rig_check(&rig, unique);
+    rig_close(&rig);
+}
+
 /* A copy in RAM would cost more than the frame. */
 static void not_into_the_pool(void **state)
 {
@@ -467,11 +493,9 @@ static void storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(out_and_back),
-        cmocka_unit_test(not_into_the_pool),
-        cmocka_unit_test(written_in_between),
-        cmocka_unit_test(touched_stays),
-        cmocka_unit_test(storm),
+        cmocka_unit_test(out_and_back),      cmocka_unit_test(no_more_than_asked),
+        cmocka_unit_test(not_into_the_pool), cmocka_unit_test(written_in_between),
+        cmocka_unit_test(touched_stays),     cmocka_unit_test(storm),
     };
 
     kit_begin();
