@@ -56,7 +56,7 @@ bench-pager:
 
 bench-balloon:
 	$(Q)tools/deps.sh build guest
-	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(B)/tests/qemu/talk
 	$(Q)mkdir -p $(B)/bench
 	$(Q)$(B)/bench/balloon $(BENCH_ARGS)
 

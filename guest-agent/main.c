@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #define TIMER_SLACK_NS 50000000ul /* wake-ups may be put together with others' */
+#define TIGHT_SLACK_NS 2000000ul  /* where the next look may decide */
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO_WAY = 3 };
 
@@ -42,6 +43,7 @@ struct agent {
     struct talk talk;
     int reclaim_fd;   /* -1: none */
     uint64_t look_ms; /* when the next look at the kernel is due */
+    unsigned long slack_ns;
 };
 
 static struct agent the_agent; /* all the memory there is */
@@ -98,6 +100,13 @@ static int open_way(struct agent *agent)
     return error ? report_failure(o->transport, -error) : EXIT_OK;
 }
 
+static void be_on_time(struct agent *agent, unsigned long slack_ns)
+{
+    if (agent->slack_ns != slack_ns)
+        prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0);
+    agent->slack_ns = slack_ns;
+}
+
 /* Open everything, then be nobody. */
 static int start(struct agent *agent)
 {
@@ -122,7 +131,7 @@ static int start(struct agent *agent)
               agent->options.interval_ms, clock_ms());
     mlockall(MCL_CURRENT |
              MCL_ONFAULT); /* when memory is short the agent is wanted most; else it does without */
-    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
+    be_on_time(agent, TIMER_SLACK_NS);
     error = user_become(&user);
     if (error)
         return report_failure("cannot give up privileges", -error);
@@ -148,7 +157,9 @@ static void look(struct agent *agent, uint64_t now_ms)
     bool news = talk_is_news(talk, now_ms);
     if (news)
         talk_tell(talk);
-    agent->look_ms = now_ms + talk_look_in_ms(talk);
+    unsigned in_ms = talk_look_in_ms(talk);
+    agent->look_ms = now_ms + in_ms;
+    be_on_time(agent, in_ms < talk->interval_ms ? TIGHT_SLACK_NS : TIMER_SLACK_NS);
     if (!news)
         return;
     if (heartbeat && agent->sampler.cgroup_fd >= 0) {

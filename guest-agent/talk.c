@@ -9,6 +9,7 @@
 static_assert(sizeof MEMD_VERSION <= AGENT_RELEASE_BYTES, "the release fits");
 
 #define TIGHT_SHARE      4   /* one part in so many of the guest's memory available is little */
+#define WARY_SHARE       2   /* and of all it has ever had, with what its balloon has, not much */
 #define CHANGE_SHARE     64u /* one part in so many of all memory is news */
 #define CHANGE_BYTES_MIN (4u << 20)
 #define STALL_SHARE      100u   /* one part in so many of the time since */
@@ -156,13 +157,19 @@ bool talk_heartbeat_due(const struct talk *talk, uint64_t now_ms)
     return now_ms - talk->told_ms >= talk->heartbeat_ms || !talk->told.present;
 }
 
-unsigned talk_look_in_ms(const struct talk *talk)
+unsigned talk_look_in_ms(struct talk *talk)
 {
     const uint64_t *value = talk->sample.value;
-    bool tight = value[AGENT_MEM_AVAILABLE] < value[AGENT_MEM_TOTAL] / TIGHT_SHARE;
+    uint64_t total = value[AGENT_MEM_TOTAL], available = value[AGENT_MEM_AVAILABLE];
+    unsigned ms = talk->interval_ms;
 
-    return (tight || talk->report_due) && talk->interval_ms > TALK_TIGHT_MS ? TALK_TIGHT_MS
-                                                                            : talk->interval_ms;
+    if (talk->total_max < total)
+        talk->total_max = total;
+    if (available < total / TIGHT_SHARE || talk->report_due)
+        ms = TALK_TIGHT_MS;
+    else if (available < talk->total_max / WARY_SHARE)
+        ms = TALK_WARY_MS;
+    return ms < talk->interval_ms ? ms : talk->interval_ms;
 }
 
 bool talk_is_news(const struct talk *talk, uint64_t now_ms)

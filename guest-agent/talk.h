@@ -19,6 +19,7 @@
 #define TALK_BYTES_BURST      32768u
 #define TALK_INTERVAL_MS      1000u
 #define TALK_TIGHT_MS         100u /* between looks where memory is tight */
+#define TALK_WARY_MS          250u /* where it may soon be: in a balloon, mostly */
 #define TALK_INTERVAL_MS_MIN  100u
 #define TALK_INTERVAL_MS_MAX  60000u
 #define TALK_HEARTBEAT_MS     10000u
@@ -54,7 +55,7 @@ struct talk {
     struct talk_reclaim reclaim;
     /* what is known, and what of it was told */
     struct sample sample, told;
-    uint64_t told_ms;
+    uint64_t told_ms, total_max; /* total_max: bytes, the most it has ever had */
     unsigned nconsumers;
     struct agent_consumer consumers[AGENT_CONSUMERS_MAX];
     /* the stream */
@@ -72,9 +73,9 @@ void talk_reset(struct talk *talk);
 /* Where to put received bytes, and how many; 0: enough for now. */
 size_t talk_room(struct talk *talk, uint64_t now_ms, uint8_t **ret_at);
 void talk_received(struct talk *talk, size_t bytes, uint64_t now_ms);
-/* In how many ms to look again: sooner where memory is tight, or there is news: what happens
- * then does not wait. */
-unsigned talk_look_in_ms(const struct talk *talk);
+/* In how many ms to look again after a look: sooner where memory is tight, or may soon be, or there is news:
+ * what happens then does not wait. */
+unsigned talk_look_in_ms(struct talk *talk);
 /* In how many ms there is room again; 0: there is. */
 unsigned talk_room_in_ms(const struct talk *talk, uint64_t now_ms);
 

@@ -117,17 +117,31 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
     }
 }
 
+/* What the guest will have available when memory that is given back now gets there: less, as fast as it has
+ * become less since its last report. What a balloon that moves, or just has, does to it says nothing. */
+static uint64_t available_soon(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    uint64_t ns = less(seen->heard_ns, memory->said_ns),
+             lost = less(memory->said_bytes, seen->available_bytes);
+    bool moves = seen->actual_bytes != memory->actual_bytes || (seen->target_bytes && !is_there(seen)) ||
+                 memory->said_ns < memory->moved_ns + BALLOON_AHEAD_NS;
+
+    if (moves || ns < BALLOON_GROWS_NS_MIN)
+        return seen->available_bytes;
+    return less(seen->available_bytes, (uint64_t)((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
+}
+
 /* Whether the guest needs memory, by what it has said since the last look. */
 bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     uint64_t reserve = reserve_of(memory, seen);
-    bool counted = memory->counted_ns, killed = counted && seen->oom_kills > memory->oom_kills,
+    bool counted = memory->said_ns, killed = counted && seen->oom_kills > memory->oom_kills,
          stalled = counted && seen->alloc_stalls > memory->alloc_stalls;
 
     if (!balloon_policy_returns(seen->excluded) || !seen->heard_ns)
         return false;
-    return seen->available_bytes < reserve / 2 || killed || (stalled && seen->available_bytes < reserve) ||
-           seen->stall_percent > BALLOON_STALL_PERCENT;
+    return available_soon(memory, seen) < reserve / 2 || killed ||
+           (stalled && seen->available_bytes < reserve) || seen->stall_percent > BALLOON_STALL_PERCENT;
 }
 
 static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen)
@@ -136,7 +150,8 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
 
     memory->oom_kills = seen->oom_kills;
     memory->alloc_stalls = seen->alloc_stalls;
-    memory->counted_ns = seen->heard_ns;
+    memory->said_ns = seen->heard_ns;
+    memory->said_bytes = seen->available_bytes;
     return needed;
 }
 

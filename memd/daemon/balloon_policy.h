@@ -14,7 +14,8 @@
  *                       the next when that one is there and the guest has said how it feels since
  *   out at once         a guest that needs memory gets all of it, whatever the host's state: what it does not
  *                       touch costs the host nothing. It needs some when it has less than half of its reserve
- *                       available, waits for memory, or has had to kill
+ *                       available, or soon will, as fast as what it uses grows; waits for memory; or has had
+ *                       to kill
  *   in time             a guest without an agent is heard every few seconds only: nothing is taken from it
  *                       unless it deflates its balloon before it kills
  *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
@@ -44,7 +45,10 @@
 #define BALLOON_BLAME_NS      10000000000ull /* so soon after a step a need is its doing */
 #define BALLOON_FORGIVE_NS    60000000000ull /* without a need: the back-off is halved */
 #define BALLOON_STALL_PERCENT 10.0           /* of the time some task of the guest waits for memory */
-#define BALLOON_NEAR          (1ull << 20)   /* some VMMs count in MiB */
+#define BALLOON_AHEAD_NS      200000000ull   /* until the next report, and until the first memory is there */
+#define BALLOON_GROWS_NS_MIN  50000000ull  /* between reports: over less, how fast it uses more says nothing \
+                                            */
+#define BALLOON_NEAR          (1ull << 20) /* some VMMs count in MiB */
 #define BALLOON_US_PAGE       2.2 /* of a step: 7 GiB in 4.1 s, lkml 2017-07 "virtio-balloon: optimization" */
 #define BALLOON_US_PAGE_PAGED 10.3 /* to pack a page, docs/architecture.md */
 #define BALLOON_RETURNED_MIN  0.05
@@ -99,11 +103,12 @@ struct balloon_seen {
 struct balloon_memory {
     uint64_t step_ns, step_bytes, step_resident; /* the last step: when, how much, what the host saw before */
     uint64_t reached_ns;                         /* 0: it is not there yet */
-    uint64_t moved_ns, actual_bytes;             /* when it last got anywhere */
+    uint64_t moved_ns, actual_bytes;             /* when it last got anywhere, and how far */
     uint64_t backoff_ns, hold_until_ns, needed_ns;
     uint64_t alone_ns; /* since when nothing may be asked of it; 0: something may */
-    uint64_t oom_kills, alloc_stalls, counted_ns;
-    double believed; /* bytes available, as they are gone by */
+    uint64_t oom_kills, alloc_stalls;
+    uint64_t said_ns, said_bytes; /* its last report: when, and what was available */
+    double believed;              /* bytes available, as they are gone by */
     uint64_t believed_ns;
     double returned; /* part of a step the host got back; 0: not known */
     bool is_step;    /* of the policy: a target of ours is what it goes for */

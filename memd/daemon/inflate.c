@@ -195,8 +195,10 @@ static void give_back(struct core *core, struct inflate_one *one)
 
     if (!v->set_bytes || (core->config.dry_run && v->rule == BALLOON_RULE_ROOM))
         return;
-    log_debug("balloon of %s: %s, %" PRIu64 " MiB", one->view.vm, balloon_rule_name(v->rule),
-              v->set_bytes >> 20);
+    log_debug("balloon of %s: %s, %" PRIu64 " MiB; it says that %" PRIu64 " MiB are available, and that it "
+              "waits for memory %.0f%% of the time",
+              one->view.vm, balloon_rule_name(v->rule), v->set_bytes >> 20, v->available_bytes >> 20,
+              one->seen.stall_percent);
     balloons_order(core->inflate.balloons, (size_t)(one - core->inflate.one), v->set_bytes);
 }
 

@@ -396,6 +396,38 @@ static void users_are_found_by_number_and_name(void **state)
     assert_int_equal(user_find(path, "nobody", &user), -ENOENT);
 }
 
+/* How soon it looks again, in MiB: what its balloon has it had before. */
+static void it_looks_sooner_where_memory_is_tight(void **state)
+{
+    static const struct {
+        const char *what;
+        unsigned before, total, available;
+        bool due;
+        unsigned ms;
+    } cases[] = {
+        {"at rest", 1000, 1000, 600, false, TALK_INTERVAL_MS},
+        {"half of it available", 1000, 1000, 499, false, TALK_WARY_MS},
+        {"a quarter", 1000, 1000, 249, false, TALK_TIGHT_MS},
+        {"news", 1000, 1000, 600, true, TALK_TIGHT_MS},
+        {"most of what its balloon leaves it", 1000, 600, 499, false, TALK_WARY_MS},
+        {"half of all, though in a balloon", 1000, 600, 500, false, TALK_INTERVAL_MS},
+        {"it has been given more", 500, 1000, 499, false, TALK_WARY_MS},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fresh(NULL);
+        host_greets(SESSION);
+        talk.sample.value[AGENT_MEM_TOTAL] = talk.sample.value[AGENT_MEM_AVAILABLE] = cases[i].before * MIB;
+        talk_look_in_ms(&talk);
+        talk.sample.value[AGENT_MEM_TOTAL] = cases[i].total * MIB;
+        talk.sample.value[AGENT_MEM_AVAILABLE] = cases[i].available * MIB;
+        talk.report_due = cases[i].due;
+        if (talk_look_in_ms(&talk) != cases[i].ms)
+            fail_msg("%s: in %u ms", cases[i].what, talk_look_in_ms(&talk));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -411,6 +443,7 @@ int main(void)
         cmocka_unit_test_setup(a_reclaim_ends_with_its_time, fresh),
         cmocka_unit_test_setup(a_second_reclaim_is_refused_and_the_same_is_none, fresh),
         cmocka_unit_test_setup(an_agent_that_may_not_says_so, fresh),
+        cmocka_unit_test(it_looks_sooner_where_memory_is_tight),
         cmocka_unit_test(meminfo_vmstat_and_pressure_are_read),
         cmocka_unit_test(text_that_makes_no_sense_leaves_values_unknown),
         cmocka_unit_test(users_are_found_by_number_and_name),

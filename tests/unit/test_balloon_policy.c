@@ -182,6 +182,47 @@ static void test_need(void **state)
     assert_true(v.spare_bytes > 350 * MIB);
 }
 
+/* What will be too little when memory can be there is too little now; how fast it falls is told by two
+ * reports while the balloon stands still. */
+static void test_falls(void **state)
+{
+    static const struct {
+        const char *what;
+        uint64_t before, now, ms, actual_before, target, at_rest_ms;
+        bool needed;
+    } cases[] = {
+        {"falls fast", 120, 70, 100, 512, 512, 1000, true},
+        {"as fast, but there is enough", 300, 250, 100, 512, 512, 1000, false},
+        {"as much, but slowly", 120, 70, 1000, 512, 512, 1000, false},
+        {"rises", 70, 120, 100, 512, 512, 1000, false},
+        {"two reports at once", 120, 70, 10, 512, 512, 1000, false},
+        {"the balloon has moved", 120, 70, 100, 562, 512, 1000, false},
+        {"it moves", 120, 70, 100, 512, 500, 1000, false},
+        {"it has just come to rest", 120, 70, 100, 512, 512, 100, false},
+        {"nobody has set it", 120, 70, 100, 512, 0, 1000, true},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.target_bytes = cases[i].target * MIB;
+        seen.actual_bytes = cases[i].actual_before * MIB;
+        seen.available_bytes = cases[i].before * MIB;
+        look(&memory, &seen, &v);
+        seen.now_ns = seen.heard_ns = seen.now_ns + cases[i].at_rest_ms * S / 1000;
+        look(&memory, &seen, &v);
+        seen.actual_bytes = 512 * MIB;
+        seen.available_bytes = cases[i].now * MIB;
+        seen.now_ns = seen.heard_ns = seen.now_ns + cases[i].ms * S / 1000;
+        if (balloon_policy_is_needed(&memory, &seen) != cases[i].needed)
+            fail_msg("%s: %sneeded", cases[i].what, cases[i].needed ? "not " : "");
+        if ((look(&memory, &seen, &v) == BALLOON_RULE_NEED) != cases[i].needed)
+            fail_msg("%s: %s", cases[i].what, balloon_rule_name(v.rule));
+    }
+}
+
 /* Its agent has gone, or a daemon has just begun: what it has lost it gets back, if the agent does not come.
  */
 static void test_alone(void **state)
@@ -231,7 +272,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
                                        cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
-                                       cmocka_unit_test(test_alone),    cmocka_unit_test(test_rungs)};
+                                       cmocka_unit_test(test_falls),    cmocka_unit_test(test_alone),
+                                       cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

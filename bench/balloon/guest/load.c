@@ -194,7 +194,7 @@ static void work_need(char **words)
 {
     unsigned long available = available_bytes(), bytes = available + number(words[0]) * MIB;
     if (bytes > number(words[1]) * MIB) {
-        puts("-2 -2");
+        printf("-2 0 %lu\n", available / MIB);
         return;
     }
     volatile char *area = (volatile char *)area_of(bytes);
@@ -205,8 +205,9 @@ static void work_need(char **words)
             lacking_s = now_s();
         area[at] = 1;
     }
-    double ended_s = now_s();
-    printf("%.3f %.3f\n", (ended_s - lacking_s) * 1000, (ended_s - begun_s) * 1000);
+    double ended_s = now_s(), there_s = lacking_s - begun_s;
+    printf("%.3f %.3f %lu\n", (ended_s - lacking_s) * 1000,
+           there_s * 1000 * (double)(bytes - available) / (double)available, available / MIB);
 }
 
 static int run(int argc, char **argv)
@@ -222,7 +223,7 @@ static int run(int argc, char **argv)
         printf("%.3f %u\n", now_s() - begun_s, kills);
     } else if (argc == 4 && !strcmp(argv[1], "need")) {
         if (!survives(work_need, argv + 2))
-            puts("-1 -1");
+            puts("-1 0 0");
     } else if (argc == 2 && !strcmp(argv[1], "oom")) {
         printf("%lu\n", figure("/proc/vmstat", "oom_kill "));
     } else if (argc == 2 && !strcmp(argv[1], "available")) {
