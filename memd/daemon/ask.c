@@ -171,9 +171,15 @@ int core_dry_run_set(struct core *core, bool on)
     return calls_ask(&core->calls, do_dry_run, &on, sizeof on, NULL);
 }
 
-int core_balloons_set(struct core *core, struct balloons *balloons)
+int core_balloons_set(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                      size_t nrules)
 {
-    return inflate_open(core, balloons);
+    return inflate_open(core, balloons, rules, nrules);
+}
+
+void core_balloons_forget(struct core *core)
+{
+    inflate_close(core);
 }
 
 static int do_balloon_auto(struct core *core, void *arg)

@@ -253,9 +253,14 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
 
 struct balloons;
-/* The balloons, before core_run(): the memory policy moves those that are on. They must outlive the loop. 0
- * or -ENOMEM. */
-int core_balloons_set(struct core *core, struct balloons *balloons);
+struct balloons_spec;
+/* The balloons, before core_run(): the memory policy moves those that are on, and VMs that embed libmemd
+ * bring their own, for which the first of `rules` counts that matches their name. Both must stay until
+ * core_balloons_forget(). 0 or -errno. */
+int core_balloons_set(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                      size_t nrules);
+/* After the loop: they are about to be closed. */
+void core_balloons_forget(struct core *core);
 /* Whether the policy moves the balloon of a VM (NULL: all); kept over restarts. -ENOENT: it has none. */
 int core_balloon_auto_set(struct core *core, const char *vm, bool on);
 

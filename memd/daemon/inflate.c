@@ -3,12 +3,15 @@
 #include "memd/daemon/inflate.h"
 
 #include "memd/common/clock.h"
+#include "memd/daemon/embed.h"
 #include "memd/daemon/inflate_file.h"
 #include "memd/daemon/state.h"
 #include "memd/daemon/terms.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,9 +130,9 @@ static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
         one->seen.excluded = BALLOON_RISKY;
 }
 
-static void measure(struct core *core, struct inflate_one *one, size_t i, uint64_t now_ns)
+static void measure(struct core *core, struct inflate_one *one, uint64_t now_ns)
 {
-    balloons_view(core->inflate.balloons, i, &one->view);
+    balloons_view(core->inflate.balloons, one->balloon, &one->view);
     if (one->view.order_serial != one->order_serial && one->view.order_error)
         balloon_policy_refused(&one->memory, now_ns);
     one->order_serial = one->view.order_serial;
@@ -143,7 +146,10 @@ void inflate_measure(struct core *core, uint64_t now_ns)
     struct inflate *inflate = &core->inflate;
 
     for (size_t i = 0; i < inflate->n; i++)
-        measure(core, &inflate->one[i], i, now_ns);
+        if (inflate->one[i].there)
+            measure(core, &inflate->one[i], now_ns);
+    if (inflate->balloons)
+        balloons_reap(inflate->balloons);
 }
 
 uint64_t inflate_used(const struct core *core)
@@ -197,7 +203,7 @@ static void give_back(struct core *core, struct inflate_one *one)
         return;
     log_debug("balloon of %s: %s, %" PRIu64 " MiB", one->view.vm, balloon_rule_name(v->rule),
               v->set_bytes >> 20);
-    balloons_order(core->inflate.balloons, (size_t)(one - core->inflate.one), v->set_bytes);
+    balloons_order(core->inflate.balloons, one->balloon, v->set_bytes);
 }
 
 static void judge(struct core *core, struct inflate_one *one)
@@ -212,7 +218,7 @@ static void judge(struct core *core, struct inflate_one *one)
         terms_of_rules(&core->config, one->view.vm, &one->terms);
     one->seen.has_room = balloon_policy_has_room(&core->reclaim.host, hidden);
     balloon_policy_look(&one->memory, &one->seen, state_of(core, one), &one->verdict);
-    balloons_note(core->inflate.balloons, (size_t)(one - core->inflate.one),
+    balloons_note(core->inflate.balloons, one->balloon,
                   one->on ? one->verdict.rule == BALLOON_RULE_EXCLUDED
                                 ? balloon_excluded_name(one->verdict.excluded)
                                 : balloon_rule_name(one->verdict.rule)
@@ -293,7 +299,7 @@ static void carry_out(struct core *core, struct inflate_one *one, const struct b
     uint64_t target = balloon_policy_step(&one->memory, &one->seen, bytes);
     log_debug("balloon of %s: %" PRIu64 " of %" PRIu64 " MiB are to be left to the guest", one->view.vm,
               target >> 20, one->seen.actual_bytes >> 20);
-    balloons_order(core->inflate.balloons, (size_t)(one - core->inflate.one), target);
+    balloons_order(core->inflate.balloons, one->balloon, target);
 }
 
 void inflate_carry_out_vm(struct core *core, const struct vm *vm, const struct budget_plan *plan,
@@ -327,7 +333,7 @@ void inflate_heard(struct core *core, const char *vm)
         struct inflate_one *one = &inflate->one[i];
         if (!one->on || strcmp(one->view.vm, vm) != 0)
             continue;
-        measure(core, one, i, now_ns);
+        measure(core, one, now_ns);
         if (hidden_bytes(one) > BALLOON_NEAR && balloon_policy_is_needed(&one->memory, &one->seen))
             reclaim_look_now(core, now_ns);
         return;
@@ -343,13 +349,16 @@ int inflate_set(struct core *core, const char *vm, bool on)
 
     for (size_t i = 0; i < inflate->n; i++) {
         struct inflate_one *one = &inflate->one[i];
-        if (vm && strcmp(one->view.vm, vm) != 0)
+        if (!one->there || (vm && strcmp(one->view.vm, vm) != 0))
             continue;
-        found = one->is_set = true;
+        found = true;
         one->on = on;
         one->memory = (struct balloon_memory){0};
-        balloons_watch(inflate->balloons, i, on);
-        balloons_note(inflate->balloons, i, on ? "waits" : "off");
+        balloons_watch(inflate->balloons, one->balloon, on);
+        balloons_note(inflate->balloons, one->balloon, on ? "waits" : "off");
+        struct inflate_kept *kept = inflate_keep(core, one->view.vm);
+        if (kept)
+            kept->on = on;
     }
     if (!found)
         return -ENOENT;
@@ -361,39 +370,92 @@ int inflate_set(struct core *core, const char *vm, bool on)
 int inflate_explain(const struct core *core, const char *vm, const struct why_ring **ret_why)
 {
     for (size_t i = 0; i < core->inflate.n; i++)
-        if (!strcmp(core->inflate.one[i].view.vm, vm)) {
+        if (core->inflate.one[i].there && !strcmp(core->inflate.one[i].view.vm, vm)) {
             *ret_why = &core->inflate.one[i].why;
             return 0;
         }
     return -ENOENT;
 }
 
-/* ---------------------------------------------------------------- open, close */
+/* ---------------------------------------------------------------- they come and go */
 
-int inflate_open(struct core *core, struct balloons *balloons)
+/* A balloon is there: from here on it takes part as the configuration says, or a user has said. */
+static void admit(struct core *core, int balloon)
 {
     struct inflate *inflate = &core->inflate;
-    size_t n = balloons_count(balloons);
+    size_t slot = balloons_slot(balloon);
+    struct inflate_one *one = &inflate->one[slot];
 
-    inflate->one = calloc(n + 1, sizeof *inflate->one);
+    *one = (struct inflate_one){.there = true, .balloon = balloon};
+    balloons_view(inflate->balloons, balloon, &one->view);
+    const struct inflate_kept *kept = inflate_kept(core, one->view.vm);
+    one->on = kept ? kept->on : one->view.is_auto;
+    balloons_watch(inflate->balloons, balloon, one->on);
+    if (slot >= inflate->n)
+        inflate->n = slot + 1;
+}
+
+int inflate_embed(struct core *core, const char *vm, struct embedded **ret_port)
+{
+    struct inflate *inflate = &core->inflate;
+    struct balloons_spec spec = {0};
+
+    for (size_t i = 0; i < inflate->nrules; i++)
+        if (!fnmatch(inflate->rules[i].vm, vm, 0)) {
+            spec = inflate->rules[i];
+            break;
+        }
+    snprintf(spec.vm, sizeof spec.vm, "%s", vm);
+    int balloon = balloons_embed(inflate->balloons, &spec, inflate->asks.fd, ret_port);
+    if (balloon >= 0)
+        admit(core, balloon);
+    return balloon;
+}
+
+void inflate_leave(struct core *core, int balloon)
+{
+    struct inflate_one *one = &core->inflate.one[balloons_slot(balloon)];
+
+    balloons_leave(core->inflate.balloons, balloon);
+    why_free(&one->why);
+    *one = (struct inflate_one){0};
+}
+
+/* ---------------------------------------------------------------- open, close */
+
+int inflate_open(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                 size_t nrules)
+{
+    struct inflate *inflate = &core->inflate;
+    size_t cursor = 0;
+    int balloon;
+
+    inflate->one = calloc(BALLOONS_SLOTS, sizeof *inflate->one);
     if (!inflate->one)
         return -ENOMEM;
-    inflate->balloons = balloons;
-    inflate->n = n;
-    for (size_t i = 0; i < n; i++) {
-        balloons_view(balloons, i, &inflate->one[i].view);
-        inflate->one[i].on = inflate->one[i].view.is_auto;
+    int err = embed_open(core);
+    if (err) {
+        free(inflate->one);
+        inflate->one = NULL;
+        return err;
     }
+    inflate->balloons = balloons;
+    inflate->rules = rules;
+    inflate->nrules = nrules;
     inflate_file_read(core);
-    for (size_t i = 0; i < n; i++)
-        balloons_watch(balloons, i, inflate->one[i].on);
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        admit(core, balloon);
     return 0;
 }
 
 void inflate_close(struct core *core)
 {
+    if (!core->inflate.balloons)
+        return;
+    embed_close(core);
     for (size_t i = 0; i < core->inflate.n; i++)
         why_free(&core->inflate.one[i].why);
     free(core->inflate.one);
+    free(core->inflate.kept);
     core->inflate = (struct inflate){0};
 }

@@ -8,21 +8,77 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define WHAT       "balloons"
 #define LINE_BYTES 128
 
+/* ---- what is kept */
+
+static size_t find(const struct core *core, const char *vm)
+{
+    size_t i = 0;
+
+    while (i < core->inflate.nkept && strcmp(core->inflate.kept[i].vm, vm) != 0)
+        i++;
+    return i;
+}
+
+const struct inflate_kept *inflate_kept(const struct core *core, const char *vm)
+{
+    size_t i = find(core, vm);
+
+    return i < core->inflate.nkept ? &core->inflate.kept[i] : NULL;
+}
+
+static bool is_there(const struct inflate *inflate, const char *vm)
+{
+    for (size_t i = 0; i < inflate->n; i++)
+        if (inflate->one[i].there && !strcmp(inflate->one[i].view.vm, vm))
+            return true;
+    return false;
+}
+
+static void make_room(struct inflate *inflate)
+{
+    size_t i = 0;
+
+    while (i < inflate->nkept - 1 && is_there(inflate, inflate->kept[i].vm))
+        i++;
+    memmove(&inflate->kept[i], &inflate->kept[i + 1], (--inflate->nkept - i) * sizeof inflate->kept[0]);
+}
+
+struct inflate_kept *inflate_keep(struct core *core, const char *vm)
+{
+    struct inflate *inflate = &core->inflate;
+    size_t i = find(core, vm);
+
+    if (i < inflate->nkept)
+        return &inflate->kept[i];
+    if (inflate->nkept >= INFLATE_KEPT_MAX)
+        make_room(inflate);
+    struct inflate_kept *grown = realloc(inflate->kept, (inflate->nkept + 1) * sizeof *grown);
+    if (!grown) {
+        core_warn(core, "out of memory: what was said of the balloon of %s is not kept", vm);
+        return NULL;
+    }
+    inflate->kept = grown;
+    struct inflate_kept *kept = &grown[inflate->nkept++];
+    *kept = (struct inflate_kept){0};
+    snprintf(kept->vm, sizeof kept->vm, "%s", vm);
+    return kept;
+}
+
+/* ---- the file */
+
 static unsigned put_all(FILE *out, const struct core *core)
 {
-    unsigned n = 0;
+    const struct inflate *inflate = &core->inflate;
 
-    for (size_t i = 0; i < core->inflate.n; i++)
-        if (core->inflate.one[i].is_set)
-            fprintf(out, "auto %s %s\n", core->inflate.one[i].view.vm,
-                    core->inflate.one[i].on ? "on" : "off"),
-                n++;
-    return n;
+    for (size_t i = 0; i < inflate->nkept; i++)
+        fprintf(out, "auto %s %s\n", inflate->kept[i].vm, inflate->kept[i].on ? "on" : "off");
+    return (unsigned)inflate->nkept;
 }
 
 void inflate_file_write(struct core *core)
@@ -36,11 +92,9 @@ static bool recall(struct core *core, const char *line)
 
     if (sscanf(line, "auto %63s %3s", name, state) != 2 || (strcmp(state, "on") && strcmp(state, "off")))
         return false;
-    for (size_t i = 0; i < core->inflate.n; i++)
-        if (!strcmp(core->inflate.one[i].view.vm, name)) {
-            core->inflate.one[i].on = !strcmp(state, "on");
-            core->inflate.one[i].is_set = true;
-        }
+    struct inflate_kept *kept = inflate_keep(core, name);
+    if (kept)
+        kept->on = !strcmp(state, "on");
     return true;
 }
 

@@ -47,11 +47,14 @@ static const struct field fields[] = {
 static void put_field(FILE *out, struct balloons *balloons, const struct field *field)
 {
     struct balloons_view view;
+    size_t cursor = 0;
     uint64_t value;
+    int balloon;
 
     metrics_put_head(out, "memd_balloon_", field->name, field->counter ? "counter" : "gauge", field->help);
-    for (size_t i = 0; i < balloons_count(balloons); i++) {
-        balloons_view(balloons, i, &view);
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0) {
+        if (balloons_view(balloons, balloon, &view))
+            continue;
         memcpy(&value, (const char *)&view + field->offset, sizeof value);
         if (value != field->none)
             fprintf(out, "memd_balloon_%s%s{vm=\"%s\"} %" PRIu64 "\n", field->name,
@@ -62,10 +65,13 @@ static void put_field(FILE *out, struct balloons *balloons, const struct field *
 void metrics_put_balloons(FILE *out, struct balloons *balloons)
 {
     struct balloons_view view;
+    size_t cursor = 0;
+    int balloon;
 
     metrics_put_head(out, "memd_balloon_", "state", "gauge", "1 for the state the balloon is in.");
-    for (size_t i = 0; i < balloons_count(balloons); i++) {
-        balloons_view(balloons, i, &view);
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0) {
+        if (balloons_view(balloons, balloon, &view))
+            continue;
         fprintf(out, "memd_balloon_state{vm=\"%s\",backend=\"%s\",state=\"%s\"} 1\n", view.vm, view.backend,
                 balloons_state_name(view.state));
     }

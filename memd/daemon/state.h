@@ -19,6 +19,7 @@
  *                                                terms_file what users set of these, kept
  *   agents    memd-agent in guests                 agent_peer what one of them says
  *   inflate   balloons moved by the policy         balloon_policy what they may be asked for (pure)
+ *   embed     balloons engines speak of
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
