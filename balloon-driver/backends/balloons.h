@@ -123,7 +123,7 @@ void balloons_order(struct balloons *balloons, int balloon, uint64_t bytes);
 void balloons_watch(struct balloons *balloons, int balloon, bool on);
 /* What the policy made of it at its last look, for the view: a text that stays. */
 void balloons_note(struct balloons *balloons, int balloon, const char *note);
-/* Other limits (NULL: as it was; 0: none), until memd ends. Moves nothing. 0, -ERANGE or -ENOENT. */
+/* Other limits (NULL: as it was; 0: none), as long as it is there. Moves nothing. 0, -ERANGE or -ENOENT. */
 int balloons_limit(struct balloons *balloons, int balloon, const uint64_t *min_bytes,
                    const uint64_t *max_bytes, struct balloon_error *error);
 

@@ -239,7 +239,7 @@ void control_post_balloon(struct control_request *request, struct control_reply 
         !size_of(request, reply, "max_bytes", &values[2], &max))
         return;
     if (min || max)
-        result = balloons_limit(request->balloons, i, min, max, &error);
+        result = core_balloon_limits_set(request->core, request->arg, min, max, error.reason);
     if (!result && target)
         result = balloons_set(request->balloons, i, *target, &error);
     if (result)

@@ -206,6 +206,21 @@ static void give_back(struct core *core, struct inflate_one *one)
     balloons_order(core->inflate.balloons, one->balloon, v->set_bytes);
 }
 
+static void count_look(struct core_policy *policy, const struct inflate_one *one,
+                       const struct balloon_memory *before)
+{
+    const struct balloon_verdict *v = &one->verdict;
+    uint64_t saw = before->step_resident, sees = one->seen.resident_bytes;
+
+    policy->balloon_looks[v->rule]++;
+    if (v->rule == BALLOON_RULE_EXCLUDED)
+        policy->balloon_excluded[v->excluded]++;
+    /* a step of ours that is there now: what the host sees less of the guest, of what it was asked for */
+    if (before->is_step && !before->reached_ns && one->memory.reached_ns && sees && saw > sees)
+        policy->returned_bytes[CORE_RUNG_BALLOON] +=
+            saw - sees < before->step_bytes ? saw - sees : before->step_bytes;
+}
+
 static void judge(struct core *core, struct inflate_one *one)
 {
     uint64_t hidden = 0;
@@ -217,7 +232,9 @@ static void judge(struct core *core, struct inflate_one *one)
     else
         terms_of_rules(&core->config, one->view.vm, &one->terms);
     one->seen.has_room = balloon_policy_has_room(&core->reclaim.host, hidden);
+    struct balloon_memory before = one->memory;
     balloon_policy_look(&one->memory, &one->seen, state_of(core, one), &one->verdict);
+    count_look(&core->policy, one, &before);
     balloons_note(core->inflate.balloons, one->balloon,
                   one->on ? one->verdict.rule == BALLOON_RULE_EXCLUDED
                                 ? balloon_excluded_name(one->verdict.excluded)
@@ -297,6 +314,8 @@ static void carry_out(struct core *core, struct inflate_one *one, const struct b
     if (!bytes || v->set_bytes || core->config.dry_run)
         return;
     uint64_t target = balloon_policy_step(&one->memory, &one->seen, bytes);
+    core->policy.orders[CORE_RUNG_BALLOON]++;
+    core->policy.asked_bytes[CORE_RUNG_BALLOON] += bytes;
     log_debug("balloon of %s: %" PRIu64 " of %" PRIu64 " MiB are to be left to the guest", one->view.vm,
               target >> 20, one->seen.actual_bytes >> 20);
     balloons_order(core->inflate.balloons, one->balloon, target);
@@ -321,6 +340,7 @@ void inflate_carry_out(struct core *core, const struct policy_look *look, size_t
             why_of(look, from, &one->policy, core->config.dry_run, core->reclaim.looked_ns);
         carry_out(core, one, &look->plans[from++], &entry);
         why_note(&one->why, &entry);
+        core->policy.decisions[entry.why.reason]++;
     }
 }
 
@@ -358,12 +378,34 @@ int inflate_set(struct core *core, const char *vm, bool on)
         balloons_note(inflate->balloons, one->balloon, on ? "waits" : "off");
         struct inflate_kept *kept = inflate_keep(core, one->view.vm);
         if (kept)
-            kept->on = on;
+            kept->has_auto = true, kept->on = on;
     }
     if (!found)
         return -ENOENT;
     inflate_file_write(core);
     core->reclaim.looked_ns = 0; /* with the next tick */
+    return 0;
+}
+
+int inflate_limit(struct core *core, const char *vm, const uint64_t *min_bytes, const uint64_t *max_bytes,
+                  struct balloon_error *error)
+{
+    struct balloons *balloons = core->inflate.balloons;
+    int balloon = balloons_find(balloons, vm);
+    struct balloons_view view;
+
+    if (balloon < 0)
+        return balloon_fail(error, -ENOENT, "no such balloon");
+    int result = balloons_limit(balloons, balloon, min_bytes, max_bytes, error);
+    if (result || balloons_view(balloons, balloon, &view))
+        return result;
+    struct inflate_kept *kept = inflate_keep(core, vm);
+    if (kept) {
+        kept->has_limits = true;
+        kept->min_bytes = view.min_bytes;
+        kept->max_bytes = view.max_bytes;
+        inflate_file_write(core);
+    }
     return 0;
 }
 
@@ -389,7 +431,10 @@ static void admit(struct core *core, int balloon)
     *one = (struct inflate_one){.there = true, .balloon = balloon};
     balloons_view(inflate->balloons, balloon, &one->view);
     const struct inflate_kept *kept = inflate_kept(core, one->view.vm);
-    one->on = kept ? kept->on : one->view.is_auto;
+    struct balloon_error ignored; /* they were checked when they were set */
+    if (kept && kept->has_limits)
+        balloons_limit(inflate->balloons, balloon, &kept->min_bytes, &kept->max_bytes, &ignored);
+    one->on = kept && kept->has_auto ? kept->on : one->view.is_auto;
     balloons_watch(inflate->balloons, balloon, one->on);
     if (slot >= inflate->n)
         inflate->n = slot + 1;

@@ -49,7 +49,9 @@ struct inflate_one {
 /* What a user has said of the balloon of a VM: kept for the next daemon, and for a VM that comes again. */
 struct inflate_kept {
     char vm[BALLOONS_VM_BYTES];
-    bool on;
+    bool has_auto, on;
+    bool has_limits;
+    uint64_t min_bytes, max_bytes; /* 0: none, whatever the configuration says */
 };
 
 #define INFLATE_KEPT_MAX (2 * BALLOONS_SLOTS)
@@ -95,6 +97,9 @@ void inflate_heard(struct core *core, const char *vm);
 
 /* Of the loop: see core_balloon_auto_set(). NULL: all. 0 or -ENOENT. */
 int inflate_set(struct core *core, const char *vm, bool on);
+/* The same: see core_balloon_limits_set(). */
+int inflate_limit(struct core *core, const char *vm, const uint64_t *min_bytes, const uint64_t *max_bytes,
+                  struct balloon_error *error);
 /* The last decisions about a VM without an engine. 0, -ENOENT. */
 int inflate_explain(const struct core *core, const char *vm, const struct why_ring **ret_why);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Theory of operation: see inflate_file.h. A line for each balloon: auto NAME on|off */
+/* Theory of operation: see inflate_file.h. Lines for each balloon: auto NAME on|off; limits NAME MIN MAX */
 #include "memd/daemon/inflate_file.h"
 
 #include "memd/common/log.h"
@@ -7,6 +7,7 @@
 #include "memd/daemon/state_file.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,25 +77,38 @@ static unsigned put_all(FILE *out, const struct core *core)
 {
     const struct inflate *inflate = &core->inflate;
 
-    for (size_t i = 0; i < inflate->nkept; i++)
-        fprintf(out, "auto %s %s\n", inflate->kept[i].vm, inflate->kept[i].on ? "on" : "off");
+    for (size_t i = 0; i < inflate->nkept; i++) {
+        const struct inflate_kept *k = &inflate->kept[i];
+        if (k->has_auto)
+            fprintf(out, "auto %s %s\n", k->vm, k->on ? "on" : "off");
+        if (k->has_limits)
+            fprintf(out, "limits %s %" PRIu64 " %" PRIu64 "\n", k->vm, k->min_bytes, k->max_bytes);
+    }
     return (unsigned)inflate->nkept;
 }
 
 void inflate_file_write(struct core *core)
 {
-    state_file_write(core, WHAT, put_all, "which balloons memd moves is not kept for the next start");
+    state_file_write(core, WHAT, put_all,
+                     "limits of balloons, and which of them memd moves, are not kept for the next start");
 }
 
 static bool recall(struct core *core, const char *line)
 {
     char name[CORE_NAME_BYTES], state[4];
+    uint64_t min, max;
 
+    if (sscanf(line, "limits %63s %" SCNu64 " %" SCNu64, name, &min, &max) == 3) {
+        struct inflate_kept *kept = inflate_keep(core, name);
+        if (kept)
+            kept->has_limits = true, kept->min_bytes = min, kept->max_bytes = max;
+        return true;
+    }
     if (sscanf(line, "auto %63s %3s", name, state) != 2 || (strcmp(state, "on") && strcmp(state, "off")))
         return false;
     struct inflate_kept *kept = inflate_keep(core, name);
     if (kept)
-        kept->on = !strcmp(state, "on");
+        kept->has_auto = true, kept->on = !strcmp(state, "on");
     return true;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * inflate_file: which balloons users have set to be moved by the policy, kept for the next daemon.
+ * inflate_file: which balloons users have set to be moved by the policy, and the limits they gave them, kept
+ * for the next daemon, and for VMs that come again.
  *
- * A state_file, STATE_DIR/balloons.HASH. It counts before the configuration, for the balloons that has.
+ * A state_file, STATE_DIR/balloons.HASH. It counts before the configuration.
  */
 #ifndef MEMD_DAEMON_INFLATE_FILE_H
 #define MEMD_DAEMON_INFLATE_FILE_H

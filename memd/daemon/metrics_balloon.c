@@ -62,19 +62,36 @@ static void put_field(FILE *out, struct balloons *balloons, const struct field *
     }
 }
 
-void metrics_put_balloons(FILE *out, struct balloons *balloons)
+static void put_states(FILE *out, struct balloons *balloons)
 {
     struct balloons_view view;
     size_t cursor = 0;
     int balloon;
 
     metrics_put_head(out, "memd_balloon_", "state", "gauge", "1 for the state the balloon is in.");
-    while ((balloon = balloons_next(balloons, &cursor)) >= 0) {
-        if (balloons_view(balloons, balloon, &view))
-            continue;
-        fprintf(out, "memd_balloon_state{vm=\"%s\",backend=\"%s\",state=\"%s\"} 1\n", view.vm, view.backend,
-                balloons_state_name(view.state));
-    }
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        if (!balloons_view(balloons, balloon, &view))
+            fprintf(out, "memd_balloon_state{vm=\"%s\",backend=\"%s\",state=\"%s\"} 1\n", view.vm,
+                    view.backend, balloons_state_name(view.state));
+}
+
+static void put_rules(FILE *out, struct balloons *balloons)
+{
+    struct balloons_view view;
+    size_t cursor = 0;
+    int balloon;
+
+    metrics_put_head(out, "memd_balloon_", "rule", "gauge",
+                     "1 for what the memory policy made of a balloon it moves, at its last look.");
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        if (!balloons_view(balloons, balloon, &view) && view.is_auto && view.note[0])
+            fprintf(out, "memd_balloon_rule{vm=\"%s\",rule=\"%s\"} 1\n", view.vm, view.note);
+}
+
+void metrics_put_balloons(FILE *out, struct balloons *balloons)
+{
+    put_states(out, balloons);
+    put_rules(out, balloons);
     for (size_t f = 0; f < NFIELDS; f++)
         put_field(out, balloons, &fields[f]);
 }

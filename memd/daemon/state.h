@@ -86,6 +86,7 @@ struct core {
     unsigned nkept; /* domains whose files stay for the next daemon */
     bool merge_on;
 
+    struct core_policy policy;
     struct core_counters departed; /* cumulative counters of VMs that have left */
     struct log_limit peer_log;     /* for what peers cause */
     struct log_limit warn_log;

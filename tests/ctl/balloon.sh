@@ -154,6 +154,10 @@ ctl 2 balloon list --min 1G
 curl -sS --unix-socket "$dir/control.sock" http://memd/metrics >"$tmp/out"
 out '^memd_balloon_state\{vm="beta",backend="qmp",state="gone"\} 1$'
 out '^memd_balloon_ram_bytes\{vm="alpha"\} 1073741824$'
+! grep -q '^memd_balloon_rule{' "$tmp/out" || fail "a rule of balloons that are not moved"
+ctl 0 balloon auto on alpha
+curl -sS --unix-socket "$dir/control.sock" http://memd/metrics >"$tmp/out"
+out '^memd_balloon_rule\{vm="alpha",rule="spare"\} 1$'
 ! grep -qE '^memd_balloon_(ram|floor)_bytes\{vm="beta"\}' "$tmp/out" || fail "sizes of a VM nobody knows"
 serve_end
 echo "memctl balloon does what it says"

@@ -129,12 +129,14 @@ int balloons_set(struct balloons *b, int i, uint64_t bytes, struct balloon_error
     return result;
 }
 
-int balloons_limit(struct balloons *b, int i, const uint64_t *min_bytes, const uint64_t *max_bytes,
-                   struct balloon_error *error)
+int core_balloon_limits_set(struct core *core, const char *vm, const uint64_t *min_bytes,
+                            const uint64_t *max_bytes, char ret_reason[CORE_REASON_BYTES])
 {
-    (void)b, (void)i;
-    if (min_bytes && *min_bytes > RAM)
-        return balloon_fail(error, -ERANGE, "that is above the RAM of the VM");
+    (void)core, (void)vm;
+    if (min_bytes && *min_bytes > RAM) {
+        snprintf(ret_reason, CORE_REASON_BYTES, "that is above the RAM of the VM");
+        return -ERANGE;
+    }
     fake_core_lock();
     if (min_bytes)
         fake.balloon_min = *min_bytes;

@@ -44,6 +44,8 @@ ctl balloon set g1 1G 2>"$tmp/err" && fail "above RAM"
 ctl balloon stats g1 | grep -q '^total' || fail "no statistics: $(ctl balloon stats g1)"
 guest_check g1
 
+ctl balloon limits g1 --min 76M --max 124M >/dev/null || fail "limits"
+
 # ---- memd dies, the guest stays as it is, and the next memd finds it so
 memd_kill
 memd_start
@@ -51,6 +53,9 @@ await 15 is_field g1 state ready || fail "after a restart: $(ctl balloon list)"
 is_field g1 target_bytes $((80 << 20)) || fail "after a restart the target is $(field g1 target_bytes)"
 is_field g1 actual_bytes $((80 << 20)) || fail "after a restart the guest has $(field g1 actual_bytes)"
 ctl balloon set g1 100M --wait --timeout $((20 * patience)) >/dev/null || fail "set: $(ctl balloon list)"
+is_field g1 min_bytes $((76 << 20)) && is_field g1 max_bytes $((124 << 20)) || fail "limits were forgotten: $(ctl balloon list --json)"
+ctl balloon set g1 125M 2>/dev/null && fail "above its maximum, after a restart"
+ctl balloon limits g1 --max 0 >/dev/null || fail "limits"
 ctl balloon set g1 all --wait --timeout $((20 * patience)) >/dev/null || fail "set: $(ctl balloon list)"
 is_field g1 actual_bytes $((128 << 20)) || fail "$(ctl balloon list)"
 guest_check g1
@@ -80,6 +85,7 @@ ctl balloon set g1 100M 2>"$tmp/err" && fail "a balloon that is gone was moved"
 grep -q 'no balloon is known' "$tmp/err" || fail "$(cat "$tmp/err")"
 guest g1 --mem 128 --balloon --verify 100
 await 10 is_field g1 state ready || fail "the next of that name: $(ctl balloon list)"
+is_field g1 min_bytes $((76 << 20)) && is_field g1 max_bytes 0 || fail "what was said of it is forgotten: $(ctl balloon list --json)"
 is_field g1 actual_bytes $((128 << 20)) || fail "$(ctl balloon list)"
 
 # its VMM closes the engine and goes on: from there on it has none

@@ -60,6 +60,14 @@ await 30 decided 'is[i, "orders"] + 0 > 0 && is[i, "balloon.actual_bytes"] + 0 >
     fail "no decision has an order beside the balloon: $(ctl why both --json | head -n 120)"
 decided 'is[i, "balloon.available_bytes"] + 0 > 0 && is[i, "balloon.reserve_bytes"] + 0 > 0' || fail "no numbers of the guest"
 [ "$(actual_mib)" -ge 128 ] || fail "below its floor: $(told)"
+metric() { curl -sS --unix-socket "$run/control.sock" http://memd/metrics | awk -v name="$1" '$1 == name { print $2 }'; }
+for name in orders asked_bytes returned_bytes; do
+    for rung in balloon pager; do
+        await 20 eval '[ "$(metric "memd_policy_${name}_total{rung=\"$rung\"}")" -gt 0 ]' ||
+            fail "$name of the $rung: $(curl -sS --unix-socket "$run/control.sock" http://memd/metrics | grep memd_policy)"
+    done
+done
+[ "$(metric 'memd_policy_decisions_total{reason="ordered"}')" -gt 0 ] || fail "no decisions are counted"
 step "the guest has $(actual_mib) MiB, $(packed) pages were packed"
 in_guest both check >/dev/null || fail "the guest has lost bytes"
 
