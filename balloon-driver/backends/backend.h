@@ -67,6 +67,8 @@ struct balloon_error {
     char reason[BALLOON_REASON_BYTES];
 };
 
+struct embedded;
+
 /* How a peer waits. */
 struct balloon_ctl {
     int stop_fd;            /* readable once memd is ending: every wait ends */
@@ -74,6 +76,7 @@ struct balloon_ctl {
     const char *proc_root;  /* "/proc", or a test's own */
     unsigned call_ms;       /* BALLOON_CALL_MS, or a test's own */
     unsigned stats_every_s; /* how often guests are to send statistics, where the VMM leaves it to us */
+    struct embedded *port;  /* embedded.h; NULL: of all others */
 };
 
 #define BALLOON_BACKEND_VERSION 1u
@@ -102,6 +105,7 @@ extern const struct balloon_backend balloon_qmp;
 extern const struct balloon_backend balloon_firecracker;
 extern const struct balloon_backend balloon_cloud_hypervisor;
 extern const struct balloon_backend balloon_libvirt;
+extern const struct balloon_backend balloon_embedded; /* has no addresses: embedded.h */
 
 /* Note an error, its text made printable and cut. Returns -errno. */
 __attribute__((format(printf, 3, 4))) int balloon_fail(struct balloon_error *error, int negative_errno,

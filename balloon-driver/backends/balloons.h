@@ -5,6 +5,10 @@
  * Each has a thread of its own, its keeper (keeper.h), which connects, reconnects, looks and sets. The
  * functions here may be called from any thread between balloons_open() and balloons_close(), and wait for
  * nobody but, in balloons_set(), a keeper, and for that a bounded time.
+ *
+ * Those of the configuration are there from the beginning to the end. Others come and go with VMs that embed
+ * libmemd (balloons_embed(), balloons_leave()). A balloon is named by a number that no later one has: what is
+ * asked of one that is gone is -ENOENT.
  */
 #ifndef BALLOON_BACKENDS_BALLOONS_H
 #define BALLOON_BACKENDS_BALLOONS_H
@@ -13,7 +17,9 @@
 
 #include "memd/memd.h"
 
-#define BALLOONS_MAX        256u
+#define BALLOONS_MAX        256u  /* in the configuration */
+#define BALLOONS_EMBEDDED   1024u /* of VMs that embed libmemd */
+#define BALLOONS_SLOTS      (BALLOONS_MAX + BALLOONS_EMBEDDED)
 #define BALLOONS_VM_BYTES   (MEMD_NAME_MAX + 1)
 #define BALLOONS_NEAR_BYTES (1ull << 20) /* a target this near is reached: some VMMs count in MiB */
 
@@ -48,6 +54,14 @@ struct balloons;
 
 /* 0, -EINVAL (too many, or an address that is none), -ENOMEM, -EMFILE, -EAGAIN (no threads) */
 int balloons_open(const struct balloons_options *options, struct balloons **ret_balloons);
+/* The balloon of a VM that embeds libmemd: its name, limits and is_auto of `spec` count. `asks_fd`: see
+ * embedded_new(). Returns the balloon and the port its engine is heard by, valid until balloons_leave();
+ * -EEXIST: the VM has one by the configuration; -ENOSPC, -ENOMEM, -EMFILE, -EAGAIN. */
+int balloons_embed(struct balloons *balloons, const struct balloons_spec *spec, int asks_fd,
+                   struct embedded **ret_port);
+/* Its VM has none any more. Waits for nobody: what it took is freed by balloons_reap(), in time. */
+void balloons_leave(struct balloons *balloons, int balloon);
+void balloons_reap(struct balloons *balloons);
 /* Calls into VMMs that are under way end at once; one that libvirt does not return from is left behind. */
 void balloons_close(struct balloons *balloons);
 
@@ -69,6 +83,7 @@ const char *balloons_can_name(unsigned bit);
 #define BALLOONS_NEVER UINT64_MAX
 
 struct balloons_view {
+    int balloon;
     char vm[BALLOONS_VM_BYTES];
     char address[BALLOON_ADDRESS_BYTES];
     const char *backend; /* its scheme */
@@ -87,23 +102,29 @@ struct balloons_view {
     int order_error;                   /* of the last of these: a positive errno, or 0 */
 };
 
-size_t balloons_count(const struct balloons *balloons);
+/* How many there are. */
+size_t balloons_count(struct balloons *balloons);
+/* One after the other: *cursor is 0 at first. -ENOENT: that was the last. */
+int balloons_next(struct balloons *balloons, size_t *cursor);
 /* -ENOENT */
-int balloons_find(const struct balloons *balloons, const char *vm);
-void balloons_view(struct balloons *balloons, size_t i, struct balloons_view *ret_view);
+int balloons_find(struct balloons *balloons, const char *vm);
+/* Of the balloons there are at a time each has another: 0 to BALLOONS_SLOTS - 1. */
+size_t balloons_slot(int balloon);
+/* 0; -ENOENT, and what is there to be seen is that it is gone. */
+int balloons_view(struct balloons *balloons, int balloon, struct balloons_view *ret_view);
 
 /* Leave the guest `bytes`: 0 once the VMM has taken note, -errno with a reason. The guest follows in its own
  * time. */
-int balloons_set(struct balloons *balloons, size_t i, uint64_t bytes, struct balloon_error *error);
+int balloons_set(struct balloons *balloons, int balloon, uint64_t bytes, struct balloon_error *error);
 /* The same, without waiting for anything: what becomes of it is in the view. One that was not carried out yet
  * is forgotten. */
-void balloons_order(struct balloons *balloons, size_t i, uint64_t bytes);
+void balloons_order(struct balloons *balloons, int balloon, uint64_t bytes);
 /* Whether it is moved by the policy: looked at often, and no user's to move (balloons_set() is -EBUSY). */
-void balloons_watch(struct balloons *balloons, size_t i, bool on);
+void balloons_watch(struct balloons *balloons, int balloon, bool on);
 /* What the policy made of it at its last look, for the view: a text that stays. */
-void balloons_note(struct balloons *balloons, size_t i, const char *note);
-/* Other limits (NULL: as it was; 0: none), until memd ends. Moves nothing. 0 or -ERANGE. */
-int balloons_limit(struct balloons *balloons, size_t i, const uint64_t *min_bytes, const uint64_t *max_bytes,
-                   struct balloon_error *error);
+void balloons_note(struct balloons *balloons, int balloon, const char *note);
+/* Other limits (NULL: as it was; 0: none), as long as it is there. Moves nothing. 0, -ERANGE or -ENOENT. */
+int balloons_limit(struct balloons *balloons, int balloon, const uint64_t *min_bytes,
+                   const uint64_t *max_bytes, struct balloon_error *error);
 
 #endif

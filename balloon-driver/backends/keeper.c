@@ -238,6 +238,16 @@ static bool is_moving(struct keeper *k, uint64_t now)
            now - k->moved_ns < KEEPER_STALLED_MS * CLOCK_MS;
 }
 
+/* Nothing that comes from here on is answered. */
+static void keeper_end(struct keeper *k, const struct balloon_error *error)
+{
+    pthread_mutex_lock(&k->lock);
+    k->ended = true;
+    pthread_mutex_unlock(&k->lock);
+    request_refuse(k, error);
+    order_refuse(k);
+}
+
 static void count(struct keeper *k, uint64_t *counter)
 {
     pthread_mutex_lock(&k->lock);
@@ -360,5 +370,7 @@ void *keeper_run(void *arg)
             pause_ms = pause_ms < k->retry_ms_max / 2 ? 2 * pause_ms : k->retry_ms_max;
         result = pause_for(k, result == -EBUSY ? KEEPER_TAKEN_TIMES * k->retry_ms_max : pause_ms);
     }
+    balloon_fail(&error, -ESHUTDOWN, "the balloon is gone, or memd is ending");
+    keeper_end(k, &error);
     return NULL;
 }

@@ -36,6 +36,7 @@ struct keeper {
     char proc_root[256];
     unsigned refresh_ms, retry_ms, retry_ms_max;
     pthread_t thread;
+    unsigned users; /* guarded by the lock of balloons.c: it may not be freed yet */
 
     pthread_mutex_t lock; /* guards what follows; taken alone, never across a call into a backend */
     pthread_cond_t answered;
@@ -45,6 +46,7 @@ struct keeper {
     struct balloon_facts seen;
     uint64_t seen_ns, stats_ns; /* 0: never */
     uint64_t connects, failures, sets;
+    bool ended; /* the thread is about to: nobody answers any more */
     enum keeper_request request;
     bool given_up; /* a running one: nobody takes the answer */
     uint64_t request_bytes;

@@ -5,6 +5,10 @@
  * these; it is not held while the device works on a queue or resets, which may take as long as a discard.
  *
  * The guest has no interrupts: vm_interrupt() rings its doorbell.
+ *
+ * memd knows of the balloon through the engine (memd_balloon_attach()). `tell_lock` has what is told be the
+ * latest: two threads that look at the device and then tell must not overtake each other. Nothing is waited
+ * for under it, so that the engine's callback may take it.
  */
 #include "bench/memvm/balloon.h"
 
@@ -60,6 +64,9 @@ struct balloon {
     _Atomic uint32_t interrupts;
     _Atomic uint32_t generation; /* of the configuration */
 
+    pthread_mutex_t tell_lock; /* guards `memd`; taken alone */
+    struct memd *memd;         /* NULL: nobody to tell */
+
     pthread_mutex_t lock; /* guards what follows */
     uint32_t device_sel, driver_sel, queue_sel;
     uint64_t driver_features;
@@ -94,6 +101,68 @@ static void on_interrupt(void *ctx, int queue)
     vm_interrupt(balloon->vm);
 }
 
+/* ---------------------------------------------------------------- with memd */
+
+/* How it is, and, if new ones have come, the guest's statistics. */
+static void tell(struct balloon *balloon, bool new_stats)
+{
+    struct memd_balloon_info info = {.size = sizeof info};
+    uint64_t stats[MEMD_BALLOON_TAGS];
+
+    pthread_mutex_lock(&balloon->tell_lock);
+    if (balloon->memd) {
+        memd_balloon_info(balloon->device, &info);
+        if (new_stats)
+            memd_balloon_stats(balloon->device, stats);
+        memd_balloon_update(balloon->memd, &info, new_stats ? stats : NULL);
+    }
+    pthread_mutex_unlock(&balloon->tell_lock);
+}
+
+static void on_stats(void *ctx)
+{
+    tell(ctx, true);
+}
+
+static int on_target(void *ctx, uint64_t bytes)
+{
+    return balloon_set_target(ctx, bytes);
+}
+
+static int on_ask_stats(void *ctx)
+{
+    return balloon_ask_stats(ctx);
+}
+
+static void attach(struct balloon *balloon, struct memd *memd)
+{
+    struct memd_balloon_ops ops = {
+        .size = sizeof ops, .set_target = on_target, .ask_stats = on_ask_stats, .ctx = balloon};
+
+    for (unsigned i = 0; i < balloon->vm->ram->nsegments; i++)
+        ops.ram_bytes += balloon->vm->ram->segment[i].bytes;
+    int error = memd_balloon_attach(memd, &ops);
+    if (error) {
+        fprintf(stderr, "memvm %s: memd is not told of the balloon: %s\n", balloon->vm->options->name,
+                strerror(-error));
+        return;
+    }
+    pthread_mutex_lock(&balloon->tell_lock);
+    balloon->memd = memd;
+    pthread_mutex_unlock(&balloon->tell_lock);
+    tell(balloon, false);
+}
+
+void balloon_detach(struct balloon *balloon)
+{
+    pthread_mutex_lock(&balloon->tell_lock);
+    struct memd *memd = balloon->memd;
+    balloon->memd = NULL;
+    pthread_mutex_unlock(&balloon->tell_lock);
+    if (memd) /* waits for a callback, which may want the lock */
+        memd_balloon_detach(memd);
+}
+
 int balloon_create(struct vm *vm, struct balloon **ret_balloon)
 {
     struct balloon *balloon = calloc(1, sizeof *balloon);
@@ -106,6 +175,7 @@ int balloon_create(struct vm *vm, struct balloon **ret_balloon)
         .discard = on_discard,
         .discard_ranges = on_discard_ranges,
         .interrupt = on_interrupt,
+        .stats = on_stats,
         .ctx = balloon,
     };
     int error;
@@ -124,13 +194,18 @@ int balloon_create(struct vm *vm, struct balloon **ret_balloon)
         return error;
     }
     pthread_mutex_init(&balloon->lock, NULL);
+    pthread_mutex_init(&balloon->tell_lock, NULL);
+    if (vm->engine->memd)
+        attach(balloon, vm->engine->memd);
     *ret_balloon = balloon;
     return 0;
 }
 
 void balloon_destroy(struct balloon *balloon)
 {
+    balloon_detach(balloon);
     memd_balloon_destroy(balloon->device);
+    pthread_mutex_destroy(&balloon->tell_lock);
     pthread_mutex_destroy(&balloon->lock);
     free(balloon);
 }
@@ -270,6 +345,7 @@ bool balloon_write(struct balloon *balloon, uint64_t offset, uint64_t bytes, con
         return false;
     if (offset >= REG_CONFIG) {
         memd_balloon_config_write(balloon->device, offset - REG_CONFIG, data, bytes);
+        tell(balloon, false); /* of what it has now */
         return true;
     }
     if (bytes != sizeof value || offset % sizeof value)
@@ -279,6 +355,7 @@ bool balloon_write(struct balloon *balloon, uint64_t offset, uint64_t bytes, con
         memd_balloon_kick(balloon->device, value);
     } else if (offset == REG_STATUS) {
         set_status(balloon, value);
+        tell(balloon, false);
     } else {
         pthread_mutex_lock(&balloon->lock);
         write_register(balloon, offset, value);
@@ -294,6 +371,7 @@ int balloon_set_target(struct balloon *balloon, uint64_t bytes)
     int error = memd_balloon_set_target(balloon->device, bytes);
 
     atomic_fetch_add(&balloon->generation, 1);
+    tell(balloon, false);
     return error;
 }
 

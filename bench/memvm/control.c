@@ -195,8 +195,16 @@ ENGINE_COMMAND(pause)
 ENGINE_COMMAND(resume)
 ENGINE_COMMAND(unmerge)
 ENGINE_COMMAND(enrol)
-ENGINE_COMMAND(close)
 #undef ENGINE_COMMAND
+
+static int do_close(struct control *control, char **args, char *reply)
+{
+    (void)args;
+    (void)reply;
+    if (control->vm->balloon)
+        balloon_detach(control->vm->balloon);
+    return engine_close(control->vm->engine);
+}
 
 static int do_inject(struct control *control, char **args, char *reply)
 {

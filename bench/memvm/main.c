@@ -156,6 +156,9 @@ static int block_signals(void)
 static int finish(struct app *app)
 {
     bool failed = atomic_load(&app->vm.failed);
+
+    if (app->vm.balloon)
+        balloon_detach(app->vm.balloon);
     int error = engine_close(&app->engine);
 
     if (error)

@@ -15,9 +15,10 @@
  * queues they have enabled. Offer them five queues of up to MEMD_BALLOON_QUEUE_MAX entries.
  *
  * Thread rules: every function may be called from any thread between memd_balloon_create() and
- * memd_balloon_destroy(). Callbacks run on the calling thread and must not call back into the device. Only
- * memd_balloon_kick() of a page queue, memd_balloon_set_status() and memd_balloon_set_queue() wait for a
- * discard that is under way; the functions of the host's side never do.
+ * memd_balloon_destroy(). Callbacks run on the calling thread and must not call back into the device, but
+ * that stats() may call memd_balloon_info() and memd_balloon_stats(). Only memd_balloon_kick() of a page
+ * queue, memd_balloon_set_status() and memd_balloon_set_queue() wait for a discard that is under way; the
+ * functions of the host's side never do.
  *
  * Errors are negative errno values. Structures start with their own size: set `.size = sizeof x`; later
  * releases append fields.

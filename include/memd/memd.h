@@ -188,6 +188,50 @@ int memd_unpin(struct memd *memd, uint32_t region, uint64_t offset, uint64_t byt
 int memd_pause(struct memd *memd);
 int memd_resume(struct memd *memd);
 
+/*
+ * The VM's virtio-balloon device, for a VMM that has one (memd/balloon.h, or its own): from
+ * memd_balloon_attach() on the daemon knows it, as long as there is a daemon and the engine lives; no
+ * configuration names it. `memctl balloon` and the memory policy then move it: a target of the daemon's
+ * reaches the VMM in set_target(), and what becomes of it the VMM says with memd_balloon_update(). A balloon
+ * keeps its size when the daemon ends; the next one finds it as it is.
+ *
+ * Callbacks run on the engine's worker thread, one at a time, with no lock of the engine's held. They may
+ * call memd_balloon_update(), and no other function of this API. They are to return soon: background work
+ * waits for them (faults, discards and the daemon do not). They must not wait for a lock that a thread of the
+ * VMM holds while it calls memd_balloon_detach() or memd_close().
+ */
+struct memd_balloon_info; /* memd/balloon.h */
+
+struct memd_balloon_ops {
+    size_t size;        /* sizeof(struct memd_balloon_ops) */
+    uint64_t ram_bytes; /* of the guest, the balloon included: a multiple of 4096, at most 2^50 */
+    /* The balloon is to be `bytes` large: 0 to ram_bytes, a multiple of 4096; as memd_balloon_set_target().
+     * Returns 0, or a negative errno value that users are shown. Required. */
+    int (*set_target)(void *ctx, uint64_t bytes);
+    /* Statistics are wanted, as by memd_balloon_ask_stats(); what is returned does not matter. NULL: there
+     * are none. */
+    int (*ask_stats)(void *ctx);
+    void *ctx;
+};
+
+/*
+ * The VM has this balloon, empty and without a driver until memd_balloon_update() says otherwise. `ops` is
+ * copied. Returns 0; -EINVAL (a bad member); -EEXIST (it has one).
+ */
+int memd_balloon_attach(struct memd *memd, const struct memd_balloon_ops *ops);
+
+/*
+ * How the balloon is: to be called when target, actual size, negotiated features or `running` change, as
+ * often as they do (the daemon is told at most a hundred times a second), and, with the statistics of enum
+ * memd_balloon_tag, when the guest has sent some; NULL: as they were. Of `info` these four members are looked
+ * at; sizes above RAM are taken for RAM. Never waits. Returns 0; -EINVAL; -ENOENT (no balloon is attached).
+ */
+int memd_balloon_update(struct memd *memd, const struct memd_balloon_info *info, const uint64_t *stats);
+
+/* The VM has no balloon any more. Waits for a callback that runs; afterwards none is called. Returns 0;
+ * -ENOENT. */
+int memd_balloon_detach(struct memd *memd);
+
 /* A snapshot; counters are since memd_open(), page counts are current. KSM's names where KSM has one. */
 struct memd_stats {
     size_t size; /* sizeof(struct memd_stats) */

@@ -72,6 +72,7 @@ enum wire_msg_type {
     WIRE_ADOPTED = 8,        /* D->E, header only */
     WIRE_SWAP = 10,          /* D->E, fd: the VM's swap file */
     WIRE_BYE = 9,            /* E->D, header only: the engine closes; it holds nothing any more */
+    WIRE_BALLOON_ASK = 11,   /* D->E; answered by a BALLOON record */
 };
 
 struct wire_msg {
@@ -93,6 +94,7 @@ struct wire_msg_hello {
 };
 #define WIRE_HELLO_WANT_UFFD 1u /* the engine could not open /dev/userfaultfd */
 #define WIRE_HELLO_WANT_SWAP 2u /* it has no swap file yet: SWAP may come after ADOPTED */
+#define WIRE_HELLO_BALLOON   4u /* it knows BALLOON_ASK, and has BALLOON records for who takes them */
 static_assert(sizeof(struct wire_msg_hello) == 168, "wire_msg_hello");
 
 /* fds, in this order: shm, kick `up` (the engine writes), kick `down` (the engine reads), `nstores` store
@@ -107,7 +109,8 @@ struct wire_msg_welcome {
     uint64_t store_bytes; /* size to map of each store file (sparse) */
     char domain[WIRE_NAME_BYTES];
 };
-#define WIRE_WELCOME_UFFD 1u
+#define WIRE_WELCOME_UFFD    1u
+#define WIRE_WELCOME_BALLOON 2u /* BALLOON records may be sent; only to an engine whose HELLO knows them */
 static_assert(sizeof(struct wire_msg_welcome) == 104, "wire_msg_welcome");
 
 /* A file of the VM's own, open for reading and writing, without a name: it ends with the last who has it
@@ -117,6 +120,20 @@ struct wire_msg_swap {
     uint64_t max_bytes; /* it may become */
 };
 static_assert(sizeof(struct wire_msg_swap) == 16, "wire_msg_swap");
+
+/* The VM's balloon is to be `bytes` large, or its guest to be asked for statistics, or neither: the engine
+ * says how it is. One at a time; a later one takes the place of one not carried out. It comes by the socket,
+ * which an engine reads while it is paused, too. */
+struct wire_msg_balloon_ask {
+    struct wire_msg h;
+    uint32_t flags; /* WIRE_BALLOON_SET, WIRE_BALLOON_STATS_WANTED */
+    uint32_t reserved;
+    uint64_t id; /* not 0; wire_rec_balloon.answered */
+    uint64_t bytes;
+};
+#define WIRE_BALLOON_SET          1u
+#define WIRE_BALLOON_STATS_WANTED 2u
+static_assert(sizeof(struct wire_msg_balloon_ask) == 32, "wire_msg_balloon_ask");
 
 struct wire_msg_refused {
     struct wire_msg h;
@@ -267,6 +284,7 @@ enum wire_rec_type {
     WIRE_REC_FENCED = 6,   /* answer to FENCE */
     WIRE_REC_DONE = 7,     /* answer to UNMERGE */
     WIRE_REC_PAGED = 8,    /* answer to PAGEOUT and PAGEIN */
+    WIRE_REC_BALLOON = 12, /* how the VM's balloon is */
     /* daemon to engine */
     WIRE_REC_BUDGET = 16,
     WIRE_REC_EXPORT = 17,
@@ -424,6 +442,25 @@ struct wire_rec_paged {
     uint32_t reserved;
 };
 static_assert(sizeof(struct wire_rec_paged) == 32, "wire_rec_paged");
+
+/* The VM's balloon, of which the engine speaks when it has one, when anything of this has changed, and when
+ * it was asked. Sizes are of the balloon, what it takes from the guest, and no larger than RAM. */
+#define WIRE_BALLOON_TAGS 16u /* in the order of enum memd_balloon_tag */
+struct wire_rec_balloon {
+    struct wire_rec r;
+    uint32_t flags;    /* WIRE_BALLOON_*; without ATTACHED there is none (any more), and the rest is 0 */
+    int32_t error;     /* what became of `answered`: 0 or a positive errno */
+    uint64_t answered; /* id of the last BALLOON_ASK of this session; 0: none */
+    uint64_t ram_bytes, target_bytes, actual_bytes;
+    uint64_t stats_serial;             /* another number whenever the guest has sent statistics; 0: none */
+    uint64_t stats[WIRE_BALLOON_TAGS]; /* UINT64_MAX: not said */
+};
+#define WIRE_BALLOON_ATTACHED       1u
+#define WIRE_BALLOON_DRIVER         2u  /* the guest has a driver bound */
+#define WIRE_BALLOON_STATS          4u  /* and it sends statistics, */
+#define WIRE_BALLOON_REPORTING      8u  /* reports free pages, */
+#define WIRE_BALLOON_DEFLATE_ON_OOM 16u /* takes pages back before it kills */
+static_assert(sizeof(struct wire_rec_balloon) == 184, "wire_rec_balloon");
 
 #define WIRE_REC_BYTES_MAX (16u + 8u * WIRE_CHUNK_PAGES) /* SURVEY */
 

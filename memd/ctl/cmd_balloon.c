@@ -111,7 +111,7 @@ enum ctl_result ctl_balloon_list(struct ctl *ctl)
     if (ctl->json) {
         result = ctl_print_json(ctl, answer);
     } else if (!json_array_size(list)) {
-        fprintf(ctl->out, "no balloon is configured; see balloon in memd.conf(5)\n");
+        fprintf(ctl->out, "no VM has a balloon that memd knows of; see balloon in memd.conf(5)\n");
     } else {
         int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR\tAUTO");
         json_array_foreach(list, i, balloon) failed |= row_add(&table, balloon);

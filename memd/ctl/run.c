@@ -144,8 +144,8 @@ static const struct command {
     {"balloon", "stats", "VM", 1, 1, OPT_JSON, ctl_balloon_stats, "what a guest says of its memory", ""},
     {"balloon", "limits", "VM", 1, 1, OPT_JSON | OPT_MIN | OPT_MAX, ctl_balloon_limits,
      "show or set the limits of targets",
-     "They bound what may be asked for, and move nothing. They count until memd ends; the configuration says "
-     "them\nfor good."},
+     "They bound what may be asked for, and move nothing. They are kept over restarts of memd, and "
+     "count\nbefore those of the configuration."},
     {"doctor", NULL, "", 0, 0, OPT_DOCTOR, ctl_doctor, "check this machine for what memd needs",
      "Needs no daemon. Each line is ok, warn or fail, with the command that puts it right; exit code 1 if "
      "any\n"

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct merge_call {
     char vm[CORE_NAME_BYTES];
@@ -171,9 +172,15 @@ int core_dry_run_set(struct core *core, bool on)
     return calls_ask(&core->calls, do_dry_run, &on, sizeof on, NULL);
 }
 
-int core_balloons_set(struct core *core, struct balloons *balloons)
+int core_balloons_set(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                      size_t nrules)
 {
-    return inflate_open(core, balloons);
+    return inflate_open(core, balloons, rules, nrules);
+}
+
+void core_balloons_forget(struct core *core)
+{
+    inflate_close(core);
 }
 
 static int do_balloon_auto(struct core *core, void *arg)
@@ -189,6 +196,39 @@ int core_balloon_auto_set(struct core *core, const char *vm, bool on)
 
     snprintf(call.vm, sizeof call.vm, "%s", vm ? vm : "");
     return calls_ask(&core->calls, do_balloon_auto, &call, sizeof call, NULL);
+}
+
+struct limits_call {
+    char vm[CORE_NAME_BYTES];
+    bool has_min, has_max;
+    uint64_t min_bytes, max_bytes;
+    char reason[CORE_REASON_BYTES];
+};
+
+static int do_balloon_limits(struct core *core, void *arg)
+{
+    struct limits_call *call = arg;
+    struct balloon_error error = {0};
+    int result = inflate_limit(core, call->vm, call->has_min ? &call->min_bytes : NULL,
+                               call->has_max ? &call->max_bytes : NULL, &error);
+
+    snprintf(call->reason, sizeof call->reason, "%s", error.reason);
+    return result;
+}
+
+int core_balloon_limits_set(struct core *core, const char *vm, const uint64_t *min_bytes,
+                            const uint64_t *max_bytes, char ret_reason[CORE_REASON_BYTES])
+{
+    struct limits_call call = {.has_min = min_bytes,
+                               .has_max = max_bytes,
+                               .min_bytes = min_bytes ? *min_bytes : 0,
+                               .max_bytes = max_bytes ? *max_bytes : 0};
+
+    snprintf(call.vm, sizeof call.vm, "%s", vm);
+    int result = calls_ask(&core->calls, do_balloon_limits, &call, sizeof call, NULL);
+    snprintf(ret_reason, CORE_REASON_BYTES, "%s",
+             call.reason[0] || !result ? call.reason : strerror(-result));
+    return result;
 }
 
 struct terms_call {

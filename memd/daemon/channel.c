@@ -297,6 +297,8 @@ static int take_record(struct session *session, const void *buf, size_t bytes)
         return bytes == sizeof(struct wire_rec_export) ? exports_done(session, buf) : -EPROTO;
     if (rec->type == WIRE_REC_PAGED)
         return bytes == sizeof(struct wire_rec_paged) ? paging_answered(session, buf) : -EPROTO;
+    if (rec->type == WIRE_REC_BALLOON)
+        return bytes == sizeof(struct wire_rec_balloon) ? embed_heard(session, buf) : -EPROTO;
     struct region *region;
     int err = find_region(session, rec->region, &region);
     if (err || !region)
@@ -323,8 +325,10 @@ static bool take_records(struct session *session, unsigned most)
         int n = ring_pop(&session->up_ring, buf, sizeof buf);
         if (!n)
             return false;
-        session->last_ns = clock_now_ns();
-        session->trimmed = false;
+        if (n < 0 || ((struct wire_rec *)buf)->type != WIRE_REC_BALLOON) { /* it disturbs nobody's rest */
+            session->last_ns = clock_now_ns();
+            session->trimmed = false;
+        }
         int err = n < 0 ? n : take_record(session, buf, (size_t)n);
         if (err && !session->ended)
             session_end(session, -err,

@@ -179,11 +179,6 @@ static int section_close(struct file_reader *reader)
     if (rule && rule->terms.limit_bytes && rule->terms.limit_bytes < rule->terms.reservation_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: the limit is below the reservation",
                             reader->path, rule->pattern);
-    if (balloon && !balloon->address[0])
-        return config_error(
-            reader->report, -EINVAL,
-            "%s: [vm %s]: balloon-auto, balloon-min and balloon-max go with balloon = ADDRESS", reader->path,
-            balloon->vm);
     if (balloon && balloon->max_bytes && balloon->max_bytes < balloon->min_bytes)
         return config_error(reader->report, -EINVAL, "%s: [vm %s]: balloon-max is below balloon-min",
                             reader->path, balloon->vm);
@@ -342,27 +337,26 @@ static int agent_key(struct file_reader *reader, const char *value)
     return 0;
 }
 
-/* The balloon of the VM the section is about, which must be one by name: a socket has one VM behind it. */
-static int balloon_open(struct file_reader *reader)
+/* What the section says of balloons: of a VM, or of those whose names match. */
+static void balloon_open(struct file_reader *reader)
 {
     struct config *config = reader->config;
 
     if (reader->balloon)
-        return 0;
-    if (!name_is_valid(reader->rule->pattern))
-        return config_error(reader->report, -EINVAL,
-                            "%s:%u: a balloon belongs to one VM; give it a section [vm NAME] without * ? [ ]",
-                            reader->path, reader->line);
+        return;
     reader->balloon = &config->balloons[config->nballoons++];
     memset(reader->balloon, 0, sizeof *reader->balloon);
     strcpy(reader->balloon->vm, reader->rule->pattern);
-    return 0;
 }
 
 static int address_key(struct file_reader *reader, const char *value, char field[BALLOON_ADDRESS_BYTES])
 {
     struct balloon_error error;
 
+    if (!name_is_valid(reader->rule->pattern)) /* a socket has one VM behind it */
+        return config_error(reader->report, -EINVAL,
+                            "%s:%u: a balloon belongs to one VM; give it a section [vm NAME] without * ? [ ]",
+                            reader->path, reader->line);
     if (balloons_check_address(value, &error))
         return config_error(reader->report, -EINVAL, "%s:%u: balloon: '%.60s': %s", reader->path,
                             reader->line, value, error.reason);
@@ -372,11 +366,9 @@ static int address_key(struct file_reader *reader, const char *value, char field
 
 static int balloon_key(struct file_reader *reader, enum section_key key, const char *name, const char *value)
 {
-    int result = balloon_open(reader);
+    balloon_open(reader);
     struct balloons_spec *balloon = reader->balloon;
 
-    if (result || !balloon)
-        return result;
     if (key == KEY_BALLOON)
         return address_key(reader, value, balloon->address);
     if (key == KEY_BALLOON_AUTO) {

@@ -113,11 +113,14 @@ static json_t *document(const struct balloons_view *view)
 
 /* ---------------------------------------------------------------- requests */
 
-static void reply_view(struct control_request *request, struct control_reply *reply, size_t i)
+static void reply_view(struct control_request *request, struct control_reply *reply, int balloon)
 {
     struct balloons_view view;
 
-    balloons_view(request->balloons, i, &view);
+    if (balloons_view(request->balloons, balloon, &view)) {
+        control_api_error(reply, ENOENT, "the VM is gone, and its balloon with it");
+        return;
+    }
     reply->status = MHD_HTTP_OK;
     reply->json = document(&view);
 }
@@ -126,9 +129,12 @@ void control_get_balloons(struct control_request *request, struct control_reply 
 {
     json_t *list = json_array(), *object = json_object();
     struct balloons_view view;
+    size_t cursor = 0;
+    int balloon;
 
-    for (size_t i = 0; list && i < balloons_count(request->balloons); i++) {
-        balloons_view(request->balloons, i, &view);
+    while (list && (balloon = balloons_next(request->balloons, &cursor)) >= 0) {
+        if (balloons_view(request->balloons, balloon, &view))
+            continue;
         if (json_array_append_new(list, document(&view))) {
             json_decref(list);
             list = NULL;
@@ -147,7 +153,8 @@ static int find(struct control_request *request, struct control_reply *reply)
 
     if (i >= 0)
         return i;
-    snprintf(text, sizeof text, "no balloon is configured for a VM '%.64s'; see balloon in memd.conf(5)",
+    snprintf(text, sizeof text,
+             "no balloon is known of a VM '%.64s': it embeds none, and memd.conf(5) names none",
              request->arg);
     control_api_error(reply, ENOENT, text);
     return -1;
@@ -158,7 +165,7 @@ void control_get_balloon(struct control_request *request, struct control_reply *
     int i = find(request, reply);
 
     if (i >= 0)
-        reply_view(request, reply, (size_t)i);
+        reply_view(request, reply, i);
 }
 
 /* A size of a body; NULL: it is not there. false: replied. */
@@ -218,7 +225,7 @@ void control_post_balloon(struct control_request *request, struct control_reply 
     if (json_object_get(request->json, "auto")) {
         post_auto(request, reply, request->arg);
         if (!reply->json)
-            reply_view(request, reply, (size_t)i);
+            reply_view(request, reply, i);
         return;
     }
     if (json_unpack(request->json, "{s?o, s?o, s?o !}", "target_bytes", &(json_t *){0}, "min_bytes",
@@ -232,11 +239,11 @@ void control_post_balloon(struct control_request *request, struct control_reply 
         !size_of(request, reply, "max_bytes", &values[2], &max))
         return;
     if (min || max)
-        result = balloons_limit(request->balloons, (size_t)i, min, max, &error);
+        result = core_balloon_limits_set(request->core, request->arg, min, max, error.reason);
     if (!result && target)
-        result = balloons_set(request->balloons, (size_t)i, *target, &error);
+        result = balloons_set(request->balloons, i, *target, &error);
     if (result)
         control_api_error(reply, -result, error.reason);
     else
-        reply_view(request, reply, (size_t)i);
+        reply_view(request, reply, i);
 }

@@ -97,18 +97,35 @@ static json_t *answer(const struct why_entry *e, uint64_t now_ns, uint64_t real_
                      number(a->returned_pages * PAGE_BYTES), "error", a->error ? strerror(a->error) : "");
 }
 
+static json_t *balloon(const struct why_entry *e)
+{
+    const struct balloon_verdict *v = &e->balloon;
+
+    if (!e->has_balloon)
+        return json_null();
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule",
+                     balloon_rule_name(v->rule), "excluded",
+                     v->excluded ? balloon_excluded_name(v->excluded) : "no", "asked_bytes",
+                     number(e->balloon_bytes), "set_bytes", number(v->set_bytes), "offer_bytes",
+                     number(v->offer_bytes), "pending_bytes", number(v->pending_bytes), "available_bytes",
+                     number(v->available_bytes), "reserve_bytes", number(v->reserve_bytes), "spare_bytes",
+                     number(v->spare_bytes), "actual_bytes", number(v->actual_bytes), "target_bytes",
+                     number(v->target_bytes), "hold_ms", number(v->hold_ns / 1000000), "returned_percent",
+                     100 * v->returned);
+}
+
 static json_t *decision(const struct why_entry *e, uint64_t now_ns, uint64_t real_ns)
 {
     char text[WHY_TEXT_BYTES];
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o}",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
                      "first_ms", unix_ms(e->first_ns, now_ns, real_ns), "last_ms",
                      unix_ms(e->last_ns, now_ns, real_ns), "looks", number(e->looks), "orders",
                      number(e->orders), "ordered_bytes", number(e->ordered_bytes), "dry_run", e->dry_run,
                      "reason", budget_reason_name(e->why.reason), "excluded",
                      budget_excluded_name(e->vm.excluded), "text", why_text(e, now_ns, text), "scope",
                      scope(e), "memory", memory(e), "price", price(e), "backoff", backoff(e, now_ns), "order",
-                     order(e), "answer", answer(e, now_ns, real_ns));
+                     order(e), "answer", answer(e, now_ns, real_ns), "balloon", balloon(e));
 }
 
 json_t *control_json_why(const struct core_why *why, uint64_t real_ns)

@@ -206,6 +206,17 @@ struct core_agent {
     struct agent_consumer consumers[AGENT_CONSUMERS_MAX];
 };
 
+/* Ways by which VMs give memory back to a budget. */
+enum core_rung { CORE_RUNG_BALLOON, CORE_RUNG_PAGER, CORE_RUNGS };
+
+/* What the memory policy has decided, of all VMs together, since memd began. */
+struct core_policy {
+    uint64_t decisions[BUDGET_REASONS];
+    uint64_t balloon_looks[BALLOON_RULES];             /* at balloons it moves, by what was made of them */
+    uint64_t balloon_excluded[BALLOON_EXCLUDED_COUNT]; /* and why they were left alone */
+    uint64_t orders[CORE_RUNGS], asked_bytes[CORE_RUNGS], returned_bytes[CORE_RUNGS];
+};
+
 struct core_snapshot {
     int32_t pid;
     char version[16];
@@ -221,6 +232,7 @@ struct core_snapshot {
     bool dry_run;                             /* the policy orders nothing */
     uint64_t writes_bytes, writes_left_bytes; /* of swap files, a day; limit 0: none */
     struct core_counters totals;              /* cumulative counters include VMs that have left */
+    struct core_policy policy;
     size_t nvms, ndomains, nagents;
     struct core_agent *agents;
     struct core_vm *vms;
@@ -253,11 +265,21 @@ int core_budget_set(struct core *core, const char *domain, uint64_t bytes,
                     char ret_reason[CORE_REASON_BYTES]);
 
 struct balloons;
-/* The balloons, before core_run(): the memory policy moves those that are on. They must outlive the loop. 0
- * or -ENOMEM. */
-int core_balloons_set(struct core *core, struct balloons *balloons);
+struct balloons_spec;
+/* The balloons, before core_run(): the memory policy moves those that are on, and VMs that embed libmemd
+ * bring their own, for which the first of `rules` counts that matches their name. Both must stay until
+ * core_balloons_forget(). 0 or -errno. */
+int core_balloons_set(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                      size_t nrules);
+/* After the loop: they are about to be closed. */
+void core_balloons_forget(struct core *core);
 /* Whether the policy moves the balloon of a VM (NULL: all); kept over restarts. -ENOENT: it has none. */
 int core_balloon_auto_set(struct core *core, const char *vm, bool on);
+
+/* Limits of the balloon of a VM, as balloons_limit(); kept over restarts. -ENOENT, -ERANGE; a reason for
+ * each. */
+int core_balloon_limits_set(struct core *core, const char *vm, const uint64_t *min_bytes,
+                            const uint64_t *max_bytes, char ret_reason[CORE_REASON_BYTES]);
 
 /* Begin or end a dry run: the policy decides and says why, and orders nothing. Counts as a budget does. */
 int core_dry_run_set(struct core *core, bool on);

@@ -3,12 +3,15 @@
 #include "memd/daemon/inflate.h"
 
 #include "memd/common/clock.h"
+#include "memd/daemon/embed.h"
 #include "memd/daemon/inflate_file.h"
 #include "memd/daemon/state.h"
 #include "memd/daemon/terms.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,9 +130,9 @@ static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
         one->seen.excluded = BALLOON_RISKY;
 }
 
-static void measure(struct core *core, struct inflate_one *one, size_t i, uint64_t now_ns)
+static void measure(struct core *core, struct inflate_one *one, uint64_t now_ns)
 {
-    balloons_view(core->inflate.balloons, i, &one->view);
+    balloons_view(core->inflate.balloons, one->balloon, &one->view);
     if (one->view.order_serial != one->order_serial && one->view.order_error)
         balloon_policy_refused(&one->memory, now_ns);
     one->order_serial = one->view.order_serial;
@@ -143,7 +146,10 @@ void inflate_measure(struct core *core, uint64_t now_ns)
     struct inflate *inflate = &core->inflate;
 
     for (size_t i = 0; i < inflate->n; i++)
-        measure(core, &inflate->one[i], i, now_ns);
+        if (inflate->one[i].there)
+            measure(core, &inflate->one[i], now_ns);
+    if (inflate->balloons)
+        balloons_reap(inflate->balloons);
 }
 
 uint64_t inflate_used(const struct core *core)
@@ -199,7 +205,7 @@ static void give_back(struct core *core, struct inflate_one *one)
               "waits for memory %.0f%% of the time",
               one->view.vm, balloon_rule_name(v->rule), v->set_bytes >> 20, v->available_bytes >> 20,
               one->seen.stall_percent);
-    balloons_order(core->inflate.balloons, (size_t)(one - core->inflate.one), v->set_bytes);
+    balloons_order(core->inflate.balloons, one->balloon, v->set_bytes);
 }
 
 static void judge(struct core *core, struct inflate_one *one)
@@ -213,8 +219,10 @@ static void judge(struct core *core, struct inflate_one *one)
     else
         terms_of_rules(&core->config, one->view.vm, &one->terms);
     one->seen.has_room = balloon_policy_has_room(&core->reclaim.host, hidden);
+    struct balloon_memory before = one->memory;
     balloon_policy_look(&one->memory, &one->seen, state_of(core, one), &one->verdict);
-    balloons_note(core->inflate.balloons, (size_t)(one - core->inflate.one),
+    count_look(&core->policy, one, &before);
+    balloons_note(core->inflate.balloons, one->balloon,
                   one->on ? one->verdict.rule == BALLOON_RULE_EXCLUDED
                                 ? balloon_excluded_name(one->verdict.excluded)
                                 : balloon_rule_name(one->verdict.rule)
@@ -293,9 +301,11 @@ static void carry_out(struct core *core, struct inflate_one *one, const struct b
     if (!bytes || v->set_bytes || core->config.dry_run)
         return;
     uint64_t target = balloon_policy_step(&one->memory, &one->seen, bytes);
+    core->policy.orders[CORE_RUNG_BALLOON]++;
+    core->policy.asked_bytes[CORE_RUNG_BALLOON] += bytes;
     log_debug("balloon of %s: %" PRIu64 " of %" PRIu64 " MiB are to be left to the guest", one->view.vm,
               target >> 20, one->seen.actual_bytes >> 20);
-    balloons_order(core->inflate.balloons, (size_t)(one - core->inflate.one), target);
+    balloons_order(core->inflate.balloons, one->balloon, target);
 }
 
 void inflate_carry_out_vm(struct core *core, const struct vm *vm, const struct budget_plan *plan,
@@ -317,6 +327,7 @@ void inflate_carry_out(struct core *core, const struct policy_look *look, size_t
             why_of(look, from, &one->policy, core->config.dry_run, core->reclaim.looked_ns);
         carry_out(core, one, &look->plans[from++], &entry);
         why_note(&one->why, &entry);
+        core->policy.decisions[entry.why.reason]++;
     }
 }
 
@@ -329,7 +340,7 @@ void inflate_heard(struct core *core, const char *vm)
         struct inflate_one *one = &inflate->one[i];
         if (!one->on || strcmp(one->view.vm, vm) != 0)
             continue;
-        measure(core, one, i, now_ns);
+        measure(core, one, now_ns);
         if (hidden_bytes(one) > BALLOON_NEAR && balloon_policy_is_needed(&one->memory, &one->seen))
             reclaim_look_now(core, now_ns);
         return;
@@ -345,13 +356,16 @@ int inflate_set(struct core *core, const char *vm, bool on)
 
     for (size_t i = 0; i < inflate->n; i++) {
         struct inflate_one *one = &inflate->one[i];
-        if (vm && strcmp(one->view.vm, vm) != 0)
+        if (!one->there || (vm && strcmp(one->view.vm, vm) != 0))
             continue;
-        found = one->is_set = true;
+        found = true;
         one->on = on;
         one->memory = (struct balloon_memory){0};
-        balloons_watch(inflate->balloons, i, on);
-        balloons_note(inflate->balloons, i, on ? "waits" : "off");
+        balloons_watch(inflate->balloons, one->balloon, on);
+        balloons_note(inflate->balloons, one->balloon, on ? "waits" : "off");
+        struct inflate_kept *kept = inflate_keep(core, one->view.vm);
+        if (kept)
+            kept->has_auto = true, kept->on = on;
     }
     if (!found)
         return -ENOENT;
@@ -360,42 +374,120 @@ int inflate_set(struct core *core, const char *vm, bool on)
     return 0;
 }
 
+int inflate_limit(struct core *core, const char *vm, const uint64_t *min_bytes, const uint64_t *max_bytes,
+                  struct balloon_error *error)
+{
+    struct balloons *balloons = core->inflate.balloons;
+    int balloon = balloons_find(balloons, vm);
+    struct balloons_view view;
+
+    if (balloon < 0)
+        return balloon_fail(error, -ENOENT, "no such balloon");
+    int result = balloons_limit(balloons, balloon, min_bytes, max_bytes, error);
+    if (result || balloons_view(balloons, balloon, &view))
+        return result;
+    struct inflate_kept *kept = inflate_keep(core, vm);
+    if (kept) {
+        kept->has_limits = true;
+        kept->min_bytes = view.min_bytes;
+        kept->max_bytes = view.max_bytes;
+        inflate_file_write(core);
+    }
+    return 0;
+}
+
 int inflate_explain(const struct core *core, const char *vm, const struct why_ring **ret_why)
 {
     for (size_t i = 0; i < core->inflate.n; i++)
-        if (!strcmp(core->inflate.one[i].view.vm, vm)) {
+        if (core->inflate.one[i].there && !strcmp(core->inflate.one[i].view.vm, vm)) {
             *ret_why = &core->inflate.one[i].why;
             return 0;
         }
     return -ENOENT;
 }
 
-/* ---------------------------------------------------------------- open, close */
+/* ---------------------------------------------------------------- they come and go */
 
-int inflate_open(struct core *core, struct balloons *balloons)
+/* A balloon is there: from here on it takes part as the configuration says, or a user has said. */
+static void admit(struct core *core, int balloon)
 {
     struct inflate *inflate = &core->inflate;
-    size_t n = balloons_count(balloons);
+    size_t slot = balloons_slot(balloon);
+    struct inflate_one *one = &inflate->one[slot];
 
-    inflate->one = calloc(n + 1, sizeof *inflate->one);
+    *one = (struct inflate_one){.there = true, .balloon = balloon};
+    balloons_view(inflate->balloons, balloon, &one->view);
+    const struct inflate_kept *kept = inflate_kept(core, one->view.vm);
+    struct balloon_error ignored; /* they were checked when they were set */
+    if (kept && kept->has_limits)
+        balloons_limit(inflate->balloons, balloon, &kept->min_bytes, &kept->max_bytes, &ignored);
+    one->on = kept && kept->has_auto ? kept->on : one->view.is_auto;
+    balloons_watch(inflate->balloons, balloon, one->on);
+    if (slot >= inflate->n)
+        inflate->n = slot + 1;
+}
+
+int inflate_embed(struct core *core, const char *vm, struct embedded **ret_port)
+{
+    struct inflate *inflate = &core->inflate;
+    struct balloons_spec spec = {0};
+
+    for (size_t i = 0; i < inflate->nrules; i++)
+        if (!fnmatch(inflate->rules[i].vm, vm, 0)) {
+            spec = inflate->rules[i];
+            break;
+        }
+    snprintf(spec.vm, sizeof spec.vm, "%s", vm);
+    int balloon = balloons_embed(inflate->balloons, &spec, inflate->asks.fd, ret_port);
+    if (balloon >= 0)
+        admit(core, balloon);
+    return balloon;
+}
+
+void inflate_leave(struct core *core, int balloon)
+{
+    struct inflate_one *one = &core->inflate.one[balloons_slot(balloon)];
+
+    balloons_leave(core->inflate.balloons, balloon);
+    why_free(&one->why);
+    *one = (struct inflate_one){0};
+}
+
+/* ---------------------------------------------------------------- open, close */
+
+int inflate_open(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                 size_t nrules)
+{
+    struct inflate *inflate = &core->inflate;
+    size_t cursor = 0;
+    int balloon;
+
+    inflate->one = calloc(BALLOONS_SLOTS, sizeof *inflate->one);
     if (!inflate->one)
         return -ENOMEM;
-    inflate->balloons = balloons;
-    inflate->n = n;
-    for (size_t i = 0; i < n; i++) {
-        balloons_view(balloons, i, &inflate->one[i].view);
-        inflate->one[i].on = inflate->one[i].view.is_auto;
+    int err = embed_open(core);
+    if (err) {
+        free(inflate->one);
+        inflate->one = NULL;
+        return err;
     }
+    inflate->balloons = balloons;
+    inflate->rules = rules;
+    inflate->nrules = nrules;
     inflate_file_read(core);
-    for (size_t i = 0; i < n; i++)
-        balloons_watch(balloons, i, inflate->one[i].on);
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        admit(core, balloon);
     return 0;
 }
 
 void inflate_close(struct core *core)
 {
+    if (!core->inflate.balloons)
+        return;
+    embed_close(core);
     for (size_t i = 0; i < core->inflate.n; i++)
         why_free(&core->inflate.one[i].why);
     free(core->inflate.one);
+    free(core->inflate.kept);
     core->inflate = (struct inflate){0};
 }

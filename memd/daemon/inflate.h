@@ -16,6 +16,7 @@
 
 #include "balloon-driver/backends/balloons.h"
 #include "memd/daemon/balloon_policy.h"
+#include "memd/daemon/loop.h"
 #include "memd/daemon/policy.h"
 #include "memd/daemon/why.h"
 
@@ -28,8 +29,9 @@ struct core_why;
 struct vm;
 
 struct inflate_one {
+    bool there;  /* else nothing below says anything */
+    int balloon; /* its number; balloons.h */
     bool on;
-    bool is_set;         /* by a user: kept for the next daemon */
     const struct vm *vm; /* during a look: its engine; NULL: none */
     struct balloons_view view;
     struct budget_terms terms;
@@ -44,15 +46,36 @@ struct inflate_one {
     struct policy_vm policy; /* empty: no orders for its pages */
 };
 
-struct inflate {
-    struct balloons *balloons;
-    size_t n;
-    struct inflate_one *one; /* as balloons_view() numbers them */
+/* What a user has said of the balloon of a VM: kept for the next daemon, and for a VM that comes again. */
+struct inflate_kept {
+    char vm[BALLOONS_VM_BYTES];
+    bool has_auto, on;
+    bool has_limits;
+    uint64_t min_bytes, max_bytes; /* 0: none, whatever the configuration says */
 };
 
-/* Before the loop runs. 0 or -ENOMEM. */
-int inflate_open(struct core *core, struct balloons *balloons);
+#define INFLATE_KEPT_MAX (2 * BALLOONS_SLOTS)
+
+struct inflate {
+    struct balloons *balloons; /* NULL: there are none, nor will be */
+    size_t n;
+    struct inflate_one *one;           /* BALLOONS_SLOTS; by balloons_slot() */
+    const struct balloons_spec *rules; /* what the configuration says of balloons, by name or pattern */
+    size_t nrules;
+    struct inflate_kept *kept; /* the oldest first */
+    size_t nkept;
+    struct loop_source asks; /* embed.h */
+};
+
+/* Before the loop runs. 0 or -errno. */
+int inflate_open(struct core *core, struct balloons *balloons, const struct balloons_spec *rules,
+                 size_t nrules);
+/* The balloons are about to be closed: none is touched any more. */
 void inflate_close(struct core *core);
+
+/* The VM has a balloon that its engine speaks of: its number and port; as balloons_embed(). And no more. */
+int inflate_embed(struct core *core, const char *vm, struct embedded **ret_port);
+void inflate_leave(struct core *core, int balloon);
 
 /* With every look: what is known of all of them. */
 void inflate_measure(struct core *core, uint64_t now_ns);
@@ -74,6 +97,9 @@ void inflate_heard(struct core *core, const char *vm);
 
 /* Of the loop: see core_balloon_auto_set(). NULL: all. 0 or -ENOENT. */
 int inflate_set(struct core *core, const char *vm, bool on);
+/* The same: see core_balloon_limits_set(). */
+int inflate_limit(struct core *core, const char *vm, const uint64_t *min_bytes, const uint64_t *max_bytes,
+                  struct balloon_error *error);
 /* The last decisions about a VM without an engine. 0, -ENOENT. */
 int inflate_explain(const struct core *core, const char *vm, const struct why_ring **ret_why);
 

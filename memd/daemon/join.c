@@ -250,6 +250,9 @@ static int send_welcome(struct session *session, uint32_t hello_flags)
         fds[nfds++] = core->uffd_fd;
         welcome.flags |= WIRE_WELCOME_UFFD;
     }
+    session->balloons = hello_flags & WIRE_HELLO_BALLOON;
+    if (session->balloons)
+        welcome.flags |= WIRE_WELCOME_BALLOON;
     if (!err)
         err = join_send_fds(session->sock.fd, &welcome, sizeof welcome, fds, nfds);
     for (size_t i = 3; i < opened; i++)

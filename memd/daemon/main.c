@@ -170,9 +170,12 @@ static int serve(const struct config *config, struct core *core, int *pipe_fd)
 
 static int balloons_start(const struct config *config, struct balloons **ret_balloons)
 {
-    const struct balloons_options options = {
-        .specs = config->balloons, .nspecs = config->nballoons, .proc_root = config->core.proc_root};
+    struct balloons_spec specs[BALLOONS_MAX];
+    struct balloons_options options = {.specs = specs, .proc_root = config->core.proc_root};
 
+    for (unsigned i = 0; i < config->nballoons; i++)
+        if (config->balloons[i].address[0]) /* else a rule for VMs that embed libmemd */
+            specs[options.nspecs++] = config->balloons[i];
     return balloons_open(&options, ret_balloons);
 }
 
@@ -193,15 +196,17 @@ static int run(const struct config *config, int *pipe_fd)
     if (result) {
         log_error("cannot start the threads of the balloons: %s; check ulimit -u and -n, and free memory",
                   strerror(-result));
-    } else if (core_balloons_set(core, balloons)) {
-        log_error("out of memory");
+    } else if (core_balloons_set(core, balloons, config->balloons, config->nballoons)) {
+        log_error("out of memory, or of file descriptors: check ulimit -n");
         balloons_close(balloons);
     } else if (control_start(core, balloons, config->core.run_dir, &control, error, sizeof error)) {
         log_error("%s", error);
+        core_balloons_forget(core);
         balloons_close(balloons);
     } else {
         code = serve(config, core, pipe_fd);
         control_stop(control);
+        core_balloons_forget(core);
         balloons_close(balloons);
     }
     signals_ignore(); /* the handlers must not reach a core that is being closed */

@@ -360,6 +360,7 @@ int metrics_format(const struct core_snapshot *snapshot, struct balloons *balloo
     put_vm_states(out, snapshot);
     metrics_put_usage(out, snapshot);
     metrics_put_agents(out, snapshot);
+    metrics_put_policy(out, snapshot);
     metrics_put_balloons(out, balloons);
     fputs("# EOF\n", out);
     bool failed = ferror(out);

@@ -47,11 +47,14 @@ static const struct field fields[] = {
 static void put_field(FILE *out, struct balloons *balloons, const struct field *field)
 {
     struct balloons_view view;
+    size_t cursor = 0;
     uint64_t value;
+    int balloon;
 
     metrics_put_head(out, "memd_balloon_", field->name, field->counter ? "counter" : "gauge", field->help);
-    for (size_t i = 0; i < balloons_count(balloons); i++) {
-        balloons_view(balloons, i, &view);
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0) {
+        if (balloons_view(balloons, balloon, &view))
+            continue;
         memcpy(&value, (const char *)&view + field->offset, sizeof value);
         if (value != field->none)
             fprintf(out, "memd_balloon_%s%s{vm=\"%s\"} %" PRIu64 "\n", field->name,
@@ -59,16 +62,36 @@ static void put_field(FILE *out, struct balloons *balloons, const struct field *
     }
 }
 
-void metrics_put_balloons(FILE *out, struct balloons *balloons)
+static void put_states(FILE *out, struct balloons *balloons)
 {
     struct balloons_view view;
+    size_t cursor = 0;
+    int balloon;
 
     metrics_put_head(out, "memd_balloon_", "state", "gauge", "1 for the state the balloon is in.");
-    for (size_t i = 0; i < balloons_count(balloons); i++) {
-        balloons_view(balloons, i, &view);
-        fprintf(out, "memd_balloon_state{vm=\"%s\",backend=\"%s\",state=\"%s\"} 1\n", view.vm, view.backend,
-                balloons_state_name(view.state));
-    }
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        if (!balloons_view(balloons, balloon, &view))
+            fprintf(out, "memd_balloon_state{vm=\"%s\",backend=\"%s\",state=\"%s\"} 1\n", view.vm,
+                    view.backend, balloons_state_name(view.state));
+}
+
+static void put_rules(FILE *out, struct balloons *balloons)
+{
+    struct balloons_view view;
+    size_t cursor = 0;
+    int balloon;
+
+    metrics_put_head(out, "memd_balloon_", "rule", "gauge",
+                     "1 for what the memory policy made of a balloon it moves, at its last look.");
+    while ((balloon = balloons_next(balloons, &cursor)) >= 0)
+        if (!balloons_view(balloons, balloon, &view) && view.is_auto && view.note[0])
+            fprintf(out, "memd_balloon_rule{vm=\"%s\",rule=\"%s\"} 1\n", view.vm, view.note);
+}
+
+void metrics_put_balloons(FILE *out, struct balloons *balloons)
+{
+    put_states(out, balloons);
+    put_rules(out, balloons);
     for (size_t f = 0; f < NFIELDS; f++)
         put_field(out, balloons, &fields[f]);
 }

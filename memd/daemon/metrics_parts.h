@@ -26,6 +26,9 @@ void metrics_put_agents(FILE *out, const struct core_snapshot *snapshot);
 /* What VMs use, and how long they waited: metrics_usage.c. */
 void metrics_put_usage(FILE *out, const struct core_snapshot *snapshot);
 
+/* What the memory policy decides: metrics_policy.c. */
+void metrics_put_policy(FILE *out, const struct core_snapshot *snapshot);
+
 /* The balloons: metrics_balloon.c. */
 struct balloons;
 void metrics_put_balloons(FILE *out, struct balloons *balloons);

@@ -217,6 +217,7 @@ static void carry_out(const struct policy_look *look, struct core *core)
         struct why_entry why = why_of(look, i++, &vm->reclaim.policy, dry_run, core->reclaim.looked_ns);
         inflate_carry_out_vm(core, vm, of, &why);
         why_note(&vm->reclaim.why, &why);
+        core->policy.decisions[why.why.reason]++;
         vm->reclaim.target_bytes = of->target_bytes;
         if (!of->order.pages || dry_run)
             continue;
@@ -224,6 +225,8 @@ static void carry_out(const struct policy_look *look, struct core *core)
                   of->order.pages, of->order.all ? ", any" : "", of->order.swap ? ", swap" : "");
         policy_ordered(&vm->reclaim.policy, core->reclaim.looked_ns);
         paging_order_own(vm, &of->order);
+        core->policy.orders[CORE_RUNG_PAGER]++;
+        core->policy.asked_bytes[CORE_RUNG_PAGER] += of->order.pages * WIRE_PAGE_BYTES;
     }
     inflate_carry_out(core, look, i);
 }
@@ -285,7 +288,10 @@ void reclaim_look_now(struct core *core, uint64_t now_ns)
 
 void reclaim_answered(struct vm *vm, const struct budget_order *own, uint64_t pages, int error)
 {
+    struct core_policy *policy = &vm->core->policy;
+
     policy_answered(&vm->reclaim.policy, own, pages, error, clock_now_ns());
+    policy->returned_bytes[CORE_RUNG_PAGER] += (pages < own->pages ? pages : own->pages) * WIRE_PAGE_BYTES;
     if (error == ENOSPC)
         core_warn(vm->core, "VM %s: its swap file is full, or cannot be written", vm->engine.name);
 }

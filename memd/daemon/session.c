@@ -75,6 +75,7 @@ static void leave_vm(struct session *session)
     exports_abandon(session);
     proposals_drop_all(session);
     heirs_session_ends(vm);
+    embed_session_lost(vm);
     for (unsigned i = 0; i < vm->domain->nstores; i++)
         store_lease_end(&vm->domain->stores[i], &session->lease[i]);
     vm->session = NULL;

@@ -84,6 +84,7 @@ struct session {
     uint64_t stuck_ns; /* since when its proposals wait for room */
     uint64_t last_ns;  /* last record */
     bool wants_swap;   /* its engine has no swap file */
+    bool balloons;     /* its engine knows of them, and was told that they are known here */
     bool trimmed;      /* idle, and its rings' memory given back */
 };
 

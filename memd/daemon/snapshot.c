@@ -271,6 +271,7 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->writes_bytes = core->config.swap_writes_bytes;
     s->writes_left_bytes = writes_left(&core->writes.bucket);
     s->dry_run = core->config.dry_run;
+    s->policy = core->policy;
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
 }
 

@@ -19,6 +19,7 @@
  *                                                terms_file what users set of these, kept
  *   agents    memd-agent in guests                 agent_peer what one of them says
  *   inflate   balloons moved by the policy         balloon_policy what they may be asked for (pure)
+ *   embed     balloons engines speak of
  */
 #ifndef MEMD_DAEMON_STATE_H
 #define MEMD_DAEMON_STATE_H
@@ -85,6 +86,7 @@ struct core {
     unsigned nkept; /* domains whose files stay for the next daemon */
     bool merge_on;
 
+    struct core_policy policy;
     struct core_counters departed; /* cumulative counters of VMs that have left */
     struct log_limit peer_log;     /* for what peers cause */
     struct log_limit warn_log;

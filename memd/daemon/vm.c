@@ -114,6 +114,7 @@ void vm_forget(struct vm *vm)
     cds_list_del(&vm->domain_link);
     vm->domain->nvms--;
     vm->core->nvms--;
+    embed_vm_left(vm);
     why_free(&vm->reclaim.why);
     free(vm);
 }

@@ -13,6 +13,7 @@
 
 #include "memd/daemon/advice.h"
 #include "memd/daemon/domain.h"
+#include "memd/daemon/embed.h"
 #include "memd/daemon/holdings.h"
 #include "memd/daemon/paging.h"
 #include "memd/daemon/reclaim.h"
@@ -83,6 +84,7 @@ struct vm {
     struct paging paging;
     struct reclaim_vm reclaim;
     struct writes_vm writes;
+    struct embed_vm embed;
     uint64_t held_pages; /* references by the daemon's account */
     uint64_t fence;      /* number of the last fence answered */
     uint64_t forks;      /* without a session: what it said last (struct wire_stats); 0: not known */

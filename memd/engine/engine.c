@@ -8,6 +8,7 @@
 #include "memd/engine/maps.h"
 #include "memd/engine/pager.h"
 #include "memd/engine/sample.h"
+#include "memd/engine/vmballoon.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -140,6 +141,7 @@ static void engine_free(struct memd *m)
     const int fds[] = {m->uffd_a, m->uffd_b, m->pagemap, m->wake_worker, m->wake_fault};
 
     session_close(m);
+    vmballoon_close(m);
     sample_close(m);
     pager_close(m);
     place_fini(m);
@@ -192,6 +194,8 @@ int memd_open(const struct memd_options *options, struct memd **ret_memd)
     pthread_cond_init(&m->work_free, NULL);
     set_defaults(m, options);
     int err = pager_open(m);
+    if (!err)
+        err = vmballoon_open(m);
     if (!err)
         err = open_files(m);
     if (!err)

@@ -158,6 +158,7 @@ struct session {
     uint32_t trimmed_pos; /* of the up ring, when its memory was given back */
     unsigned nstores;
     bool warned;                   /* "no daemon" was logged */
+    bool balloons;                 /* the daemon takes BALLOON records */
     bool broken;                   /* the ring makes no sense; ended in the next turn */
     struct wire_rec_token barrier; /* FENCE or UNMERGE that waits for the proposals before it; type 0: none */
     struct unmerge unmerge;        /* its */
@@ -252,7 +253,8 @@ struct memd {
     struct apply apply;
     struct session session;
     struct pager *pager;
-    struct sampler *sampler; /* NULL: none was ever wanted */
+    struct vmballoon *balloon; /* vmballoon.h */
+    struct sampler *sampler;   /* NULL: none was ever wanted */
     struct budget budget;
     struct round round;
     double tokens; /* pages that may be hashed now */

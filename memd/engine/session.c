@@ -13,6 +13,7 @@
 #include "memd/engine/sample.h"
 #include "memd/engine/sock.h"
 #include "memd/engine/swap.h"
+#include "memd/engine/vmballoon.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,7 +57,7 @@ static int say_hello(struct memd *m, bool want_uffd)
                                    .version_max = WIRE_VERSION_MAX,
                                    .map_version_min = WIRE_MAP_VERSION_MIN,
                                    .map_version_max = WIRE_MAP_VERSION_MAX,
-                                   .flags = (want_uffd ? WIRE_HELLO_WANT_UFFD : 0) |
+                                   .flags = WIRE_HELLO_BALLOON | (want_uffd ? WIRE_HELLO_WANT_UFFD : 0) |
                                             (!want_uffd && m->pager->swap_fd < 0 ? WIRE_HELLO_WANT_SWAP : 0),
                                    .pid = (uint32_t)getpid()};
 
@@ -78,6 +79,7 @@ void session_close(struct memd *m)
 
     apply_forget(m);
     pager_forget(m);
+    vmballoon_forget(m);
     if (s->shm) {
         atomic_store(&s->shm->stats.forks, 0); /* forks from here on are not told */
         munmap(s->shm, sizeof *s->shm);
@@ -211,6 +213,7 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
     s->nstores = w->nstores;
     s->store_bytes = w->store_bytes;
     s->incarnation = w->incarnation;
+    s->balloons = w->flags & WIRE_WELCOME_BALLOON;
     memcpy(s->store_fd, fds + 3, w->nstores * sizeof *fds);
     if (w->flags & WIRE_WELCOME_UFFD)
         close(fds[nfds - 1]);
@@ -247,6 +250,7 @@ static void adopted(struct memd *m)
             scan_forget(m, r, c);
     }
     m->round.asked = true;
+    vmballoon_adopted(m);
     log_msg(m, MEMD_LOG_INFO, "joined the daemon");
 }
 
@@ -280,6 +284,9 @@ static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsi
             return -EPROTO;
         adopted(m);
         return 0;
+    case WIRE_BALLOON_ASK:
+        return bytes == sizeof(struct wire_msg_balloon_ask) && m->session.balloons ? vmballoon_asked(m, buf)
+                                                                                   : -EPROTO;
     case WIRE_REFUSED:
         if (bytes == sizeof(struct wire_msg_refused) && !m->session.warned)
             log_msg(m, MEMD_LOG_WARN, "the daemon refused: %.*s", WIRE_REASON_BYTES,

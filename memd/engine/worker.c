@@ -6,6 +6,7 @@
 #include "memd/engine/engine.h"
 #include "memd/engine/pager.h"
 #include "memd/engine/sample.h"
+#include "memd/engine/vmballoon.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -69,6 +70,7 @@ static bool turn(struct memd *m)
         sample_cpu(m);
         session_stats(m);
     }
+    vmballoon_report(m);
     session_kick(m);
     return more;
 }
@@ -82,6 +84,7 @@ static int sleep_ms(struct memd *m)
     due = apply_ns < due ? apply_ns : due;
     due = pager_due_ns(m) < due ? pager_due_ns(m) : due;
     due = sample_due_ns(m) < due ? sample_due_ns(m) : due;
+    due = vmballoon_due_ns(m) < due ? vmballoon_due_ns(m) : due;
     if (due <= now) /* due, but not possible yet: waits for ring room or tokens */
         return 2;
     uint64_t ms = (due - now) / 1000000 + 1;
@@ -127,6 +130,8 @@ void *worker_main(void *arg)
             session_stats(m);
         }
         work_unlock_worker(m);
+        if (vmballoon_call(m))
+            ms = 0;
         if (ms)
             rest(m, sock, kick, ms);
     }

@@ -29,7 +29,7 @@ out '^  "swap_in_bytes": null'
 ctl 1 balloon stats beta
 err "^memctl: no statistics of beta: nobody listens at"
 ctl 1 balloon stats gamma
-err "^memctl: no balloon is configured for a VM 'gamma'; see balloon in memd.conf"
+err "^memctl: no balloon is known of a VM 'gamma': it embeds none, and memd.conf"
 ctl 1 balloon stats a/b
 ctl 2 balloon stats
 ctl 2 balloon
@@ -42,7 +42,7 @@ ctl 0 balloon auto off
 out "^alpha: auto off \(off\)$"
 out "^beta: auto off \(off\)$"
 ctl 1 balloon auto on gamma
-err "^memctl: no balloon is configured for a VM 'gamma'"
+err "^memctl: no balloon is known of a VM 'gamma'"
 ctl 2 balloon auto maybe
 err "'maybe' is neither on nor off"
 ctl 2 balloon auto
@@ -67,7 +67,7 @@ err "^memctl: nobody listens at /run/beta.qmp$"
 ctl 1 balloon set beta all
 err "nobody listens"
 ctl 1 balloon set gamma 512M
-err "no balloon is configured"
+err "no balloon is known"
 for size in 0 lots -1 1Q 512MB ''; do
     ctl 2 balloon set alpha -- "$size"
     err "neither a size such as 2G nor all"
@@ -154,6 +154,10 @@ ctl 2 balloon list --min 1G
 curl -sS --unix-socket "$dir/control.sock" http://memd/metrics >"$tmp/out"
 out '^memd_balloon_state\{vm="beta",backend="qmp",state="gone"\} 1$'
 out '^memd_balloon_ram_bytes\{vm="alpha"\} 1073741824$'
+! grep -q '^memd_balloon_rule{' "$tmp/out" || fail "a rule of balloons that are not moved"
+ctl 0 balloon auto on alpha
+curl -sS --unix-socket "$dir/control.sock" http://memd/metrics >"$tmp/out"
+out '^memd_balloon_rule\{vm="alpha",rule="spare"\} 1$'
 ! grep -qE '^memd_balloon_(ram|floor)_bytes\{vm="beta"\}' "$tmp/out" || fail "sizes of a VM nobody knows"
 serve_end
 echo "memctl balloon does what it says"

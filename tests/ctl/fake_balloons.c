@@ -37,13 +37,13 @@ int balloon_fail(struct balloon_error *error, int negative_errno, const char *fo
     return negative_errno;
 }
 
-size_t balloons_count(const struct balloons *b)
+int balloons_next(struct balloons *b, size_t *cursor)
 {
     (void)b;
-    return 2;
+    return *cursor < 2 ? (int)(*cursor)++ : -ENOENT;
 }
 
-int balloons_find(const struct balloons *b, const char *vm)
+int balloons_find(struct balloons *b, const char *vm)
 {
     (void)b;
     return !strcmp(vm, "alpha") ? 0 : !strcmp(vm, "beta") ? 1 : -ENOENT;
@@ -64,7 +64,7 @@ static void step(void)
         fake.balloon_steps--;
 }
 
-void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
+int balloons_view(struct balloons *b, int i, struct balloons_view *ret_view)
 {
     (void)b;
     *ret_view = (struct balloons_view){.backend = "qmp",
@@ -79,7 +79,7 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
         ret_view->note = "off";
         ret_view->state = BALLOONS_GONE;
         snprintf(ret_view->reason, sizeof ret_view->reason, "nobody listens at /run/beta.qmp");
-        return;
+        return 0;
     }
     fake_core_lock();
     fake.polls++;
@@ -106,9 +106,10 @@ void balloons_view(struct balloons *b, size_t i, struct balloons_view *ret_view)
     ret_view->is_auto = fake.balloon_auto;
     ret_view->note = fake.balloon_auto ? "spare" : "off";
     fake_core_unlock();
+    return 0;
 }
 
-int balloons_set(struct balloons *b, size_t i, uint64_t bytes, struct balloon_error *error)
+int balloons_set(struct balloons *b, int i, uint64_t bytes, struct balloon_error *error)
 {
     int result = 0;
 
@@ -128,12 +129,14 @@ int balloons_set(struct balloons *b, size_t i, uint64_t bytes, struct balloon_er
     return result;
 }
 
-int balloons_limit(struct balloons *b, size_t i, const uint64_t *min_bytes, const uint64_t *max_bytes,
-                   struct balloon_error *error)
+int core_balloon_limits_set(struct core *core, const char *vm, const uint64_t *min_bytes,
+                            const uint64_t *max_bytes, char ret_reason[CORE_REASON_BYTES])
 {
-    (void)b, (void)i;
-    if (min_bytes && *min_bytes > RAM)
-        return balloon_fail(error, -ERANGE, "that is above the RAM of the VM");
+    (void)core, (void)vm;
+    if (min_bytes && *min_bytes > RAM) {
+        snprintf(ret_reason, CORE_REASON_BYTES, "that is above the RAM of the VM");
+        return -ERANGE;
+    }
     fake_core_lock();
     if (min_bytes)
         fake.balloon_min = *min_bytes;

@@ -307,7 +307,17 @@ static void fill_why(struct core_why *why)
         .stall_some = 0.25,
         .refault_percent = 1,
         .stall_percent = 1,
-        .answer = {.at_ns = 98ull * 1000000000, .asked_pages = 512, .returned_pages = 500}};
+        .answer = {.at_ns = 98ull * 1000000000, .asked_pages = 512, .returned_pages = 500},
+        .has_balloon = true,
+        .balloon = {.rule = BALLOON_RULE_SPARE,
+                    .offer_bytes = 16ull << 20,
+                    .spare_bytes = 48ull << 20,
+                    .reserve_bytes = 32ull << 20,
+                    .available_bytes = 80ull << 20,
+                    .actual_bytes = 256ull << 20,
+                    .target_bytes = 256ull << 20,
+                    .returned = 0.75},
+        .balloon_bytes = 12ull << 20};
     vm.excluded = BUDGET_PAUSED;
     why->entry[1] = (struct why_entry){.first_ns = 80ull * 1000000000,
                                        .last_ns = 80ull * 1000000000,

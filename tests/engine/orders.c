@@ -68,6 +68,17 @@ bool script_send(struct script_vm *vm, uint16_t type, uint32_t region, void *rec
     return to;
 }
 
+bool script_balloon_ask(struct script_vm *vm, uint64_t id, uint32_t flags, uint64_t bytes)
+{
+    struct wire_msg_balloon_ask ask = {.flags = flags, .id = id, .bytes = bytes};
+
+    pthread_mutex_lock(&vm->script->lock);
+    int err = vm->state == VM_LIVE ? script_send_fds(vm->sock, &ask, WIRE_BALLOON_ASK, sizeof ask, NULL, 0)
+                                   : -EPIPE;
+    pthread_mutex_unlock(&vm->script->lock);
+    return !err;
+}
+
 void script_budget(struct script_vm *vm, const struct wire_rec_budget *budget)
 {
     struct wire_rec_budget b = *budget;

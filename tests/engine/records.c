@@ -202,6 +202,12 @@ static void take_record(struct script_vm *vm, const void *buf, uint32_t bytes)
     case WIRE_REC_PAGED:
         take_paged(vm, buf, bytes);
         break;
+    case WIRE_REC_BALLOON:
+        if (!vm->script->options.balloons || bytes != sizeof vm->balloon)
+            script_violation(vm, "a BALLOON nobody takes, of %d bytes", (int)bytes);
+        else
+            memcpy(&vm->balloon, buf, sizeof vm->balloon), vm->balloons++;
+        break;
     default:
         script_violation(vm, "record of type %u", rec->type);
     }

@@ -211,6 +211,9 @@ static void welcome(struct script_vm *vm, const struct wire_msg_hello *hello)
         w.flags = WIRE_WELCOME_UFFD;
         fds[n++] = dev;
     }
+    vm->speaks_balloon = hello->flags & WIRE_HELLO_BALLOON;
+    if (s->options.balloons && vm->speaks_balloon)
+        w.flags |= WIRE_WELCOME_BALLOON;
     snprintf(w.domain, sizeof w.domain, "%s", hello->domain);
     if (script_send_fds(vm->sock, &w, WIRE_WELCOME, sizeof w, fds, n))
         vm_close(vm);

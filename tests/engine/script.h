@@ -50,6 +50,7 @@ struct script_options {
     const struct wire_rec_budget *budget; /* sent to every engine that joins; NULL: none */
     const char *swap;                     /* file that engines get as their swap file; NULL: none */
     uint64_t swap_max;                    /* bytes it may become; 0: no limit */
+    bool balloons;                        /* BALLOON records are taken; else they are a violation */
 };
 
 struct script_region {
@@ -85,9 +86,12 @@ struct script_vm {
     uint64_t next_token, fenced, done;
     int done_error;
     uint64_t next_page_id;
-    struct wire_rec_paged paged; /* the last PAGED */
-    uint32_t exports_asked;      /* EXPORTs without EXPORTED */
-    uint64_t ready_sum;          /* of all frame fields at READY */
+    struct wire_rec_paged paged;     /* the last PAGED */
+    bool speaks_balloon;             /* by its HELLO */
+    struct wire_rec_balloon balloon; /* the last BALLOON ... */
+    uint64_t balloons;               /* ... of so many */
+    uint32_t exports_asked;          /* EXPORTs without EXPORTED */
+    uint64_t ready_sum;              /* of all frame fields at READY */
 
     /* counted since the script began */
     uint64_t hashes, surveyed, results, nonsense, merged, refused[8], dropped, exported, not_exported;
@@ -183,6 +187,8 @@ uint64_t script_page(struct script_vm *vm, uint16_t type, uint64_t pages, uint32
 uint64_t script_pageout_limited(struct script_vm *vm, uint32_t flags, uint64_t bytes);
 /* Waits for the PAGED of this order, which must be the last one given. */
 struct wire_rec_paged script_paged(struct script_vm *vm, uint64_t id);
+/* BALLOON_ASK. False: it could not be sent. */
+bool script_balloon_ask(struct script_vm *vm, uint64_t id, uint32_t flags, uint64_t bytes);
 /* Merging off and on again, which also ends the effect of UNMERGE. */
 void script_merging(struct script_vm *vm, bool on);
 void script_break(struct script_vm *vm, uint32_t region, uint32_t page);

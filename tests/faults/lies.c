@@ -341,6 +341,60 @@ static void an_unmerge_nobody_asked_for(struct peer *p)
     peer_kick(p);
 }
 
+/* An engine that said nothing of balloons when it said HELLO. */
+static void a_balloon_it_does_not_know(struct peer *p)
+{
+    join(p);
+    CHECK(!(p->welcome.flags & WIRE_WELCOME_BALLOON), "an old engine is told of balloons");
+    struct wire_rec_balloon *rec = peer_record(p, WIRE_REC_BALLOON, sizeof *rec);
+    rec->flags = WIRE_BALLOON_ATTACHED;
+    rec->ram_bytes = 1 << 30;
+    peer_kick(p);
+}
+
+static struct wire_rec_balloon *balloon(struct peer *p)
+{
+    peer_hello_flags = WIRE_HELLO_BALLOON;
+    join(p);
+    CHECK(p->welcome.flags & WIRE_WELCOME_BALLOON, "it is not told that balloons are known");
+    struct wire_rec_balloon *rec = peer_record(p, WIRE_REC_BALLOON, sizeof *rec);
+    rec->flags = WIRE_BALLOON_ATTACHED | WIRE_BALLOON_DRIVER;
+    rec->ram_bytes = 1 << 30;
+    return rec;
+}
+
+static void a_balloon_of_no_ram(struct peer *p)
+{
+    balloon(p)->ram_bytes = 0;
+    peer_kick(p);
+}
+
+static void a_balloon_of_more_ram_than_there_can_be(struct peer *p)
+{
+    balloon(p)->ram_bytes = UINT64_MAX - 4095;
+    peer_kick(p);
+}
+
+static void a_balloon_larger_than_its_ram(struct peer *p)
+{
+    balloon(p)->actual_bytes = (1 << 30) + 4096;
+    peer_kick(p);
+}
+
+static void a_target_larger_than_its_ram(struct peer *p)
+{
+    balloon(p)->target_bytes = UINT64_MAX;
+    peer_kick(p);
+}
+
+static void a_balloon_cut_short(struct peer *p)
+{
+    peer_hello_flags = WIRE_HELLO_BALLOON;
+    join(p);
+    peer_record(p, WIRE_REC_BALLOON, sizeof(struct wire_rec_balloon) - 8);
+    peer_kick(p);
+}
+
 static void a_record_longer_than_the_ring(struct peer *p)
 {
     join(p);
@@ -412,6 +466,12 @@ const struct liar lies[] = {
     LIAR(an_export_of_no_slot, EPROTO),
     LIAR(a_fence_nobody_sent, EPROTO),
     LIAR(an_unmerge_nobody_asked_for, EPROTO),
+    LIAR(a_balloon_it_does_not_know, EPROTO),
+    LIAR(a_balloon_of_no_ram, EPROTO),
+    LIAR(a_balloon_of_more_ram_than_there_can_be, EPROTO),
+    LIAR(a_balloon_larger_than_its_ram, EPROTO),
+    LIAR(a_target_larger_than_its_ram, EPROTO),
+    LIAR(a_balloon_cut_short, EPROTO),
     LIAR(a_record_longer_than_the_ring, EPROTO),
     LIAR(a_record_of_no_length, EPROTO),
     LIAR(a_head_from_elsewhere, EPROTO),

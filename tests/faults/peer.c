@@ -19,6 +19,8 @@
 
 #define FDS_MAX 16
 
+uint32_t peer_hello_flags;
+
 void peer_fail(const char *file, int line, const char *format, ...)
 {
     va_list args;
@@ -117,6 +119,7 @@ struct wire_msg_hello peer_hello(const char *name, const char *domain)
                                    .version_max = WIRE_VERSION_MAX,
                                    .map_version_min = WIRE_MAP_VERSION_MIN,
                                    .map_version_max = WIRE_MAP_VERSION_MAX,
+                                   .flags = peer_hello_flags,
                                    .release = "test"};
 
     snprintf(hello.name, sizeof hello.name, "%s", name);

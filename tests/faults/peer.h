@@ -26,6 +26,9 @@ struct peer {
     struct wire_msg_welcome welcome;
 };
 
+/* Flags of the HELLOs to come; 0 at first: those of the oldest engine. */
+extern uint32_t peer_hello_flags;
+
 void peer_fail(const char *file, int line, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
 #define CHECK(condition, ...)                                                      \

@@ -353,6 +353,13 @@ static void vms_have_balloons(void **state)
     assert_int_equal(config.core.nvm_rules, 2);
     assert_string_equal(config.core.vm_rules[0].pattern, "web-*");
     assert_string_equal(config.core.vm_rules[1].pattern, "db");
+    /* without an address: of VMs that bring their balloon with them */
+    load_file("[vm web*]\nballoon-auto = on\nballoon-min = 1G\n");
+    assert_int_equal(config.nballoons, 1);
+    assert_string_equal(config.balloons[0].vm, "web*");
+    assert_string_equal(config.balloons[0].address, "");
+    assert_true(config.balloons[0].is_auto);
+    assert_int_equal(config.balloons[0].min_bytes, 1ull << 30);
 }
 
 static void thresholds_are_in_order(void **state)
@@ -417,7 +424,6 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[vm a-*]\nballoon = qmp:/a\n", "test.conf:2: a balloon belongs to one VM"},
         {"[vm a]\nballoon = qmp:/a\nballoon = qmp:/a\n", "test.conf:3: 'balloon' is given twice"},
         {"[vm a]\nballoon = qmp:/a\n[vm a]\n", "test.conf:3: [vm a] is there twice"},
-        {"[vm a]\nballoon-min = 1G\n", "[vm a]: balloon-auto, balloon-min and balloon-max go with balloon"},
         {"[vm a]\nballoon = qmp:/a\nballoon-min = 2G\nballoon-max = 1G\n[vm b]\n", "balloon-max is below"},
         {"[vm a]\nballoon = qmp:/a\nballoon-max = x\n", "test.conf:3: balloon-max: 'x' is not a size"},
         {"[vm a]\nshares = 0\n", "from 1 to 10000000"},

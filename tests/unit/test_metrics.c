@@ -269,6 +269,29 @@ static void numbers_are_exact_at_their_limits(void **state)
     assert_has("memd_uptime_seconds 61.500000000");
 }
 
+static void decisions_are_counted(void **state)
+{
+    struct core_snapshot snapshot = {.version = "0"};
+
+    (void)state;
+    snapshot.policy.decisions[BUDGET_ORDERED] = 3;
+    snapshot.policy.decisions[BUDGET_GIVEN_BACK] = UINT64_MAX;
+    snapshot.policy.balloon_looks[BALLOON_RULE_SPARE] = 4;
+    snapshot.policy.balloon_excluded[BALLOON_RISKY] = 5;
+    snapshot.policy.orders[CORE_RUNG_PAGER] = 6;
+    snapshot.policy.asked_bytes[CORE_RUNG_BALLOON] = 8192;
+    snapshot.policy.returned_bytes[CORE_RUNG_BALLOON] = 4096;
+    format(&snapshot);
+    assert_has("memd_policy_decisions_total{reason=\"ordered\"} 3");
+    assert_has("memd_policy_decisions_total{reason=\"given-back\"} 18446744073709551615");
+    assert_has("memd_policy_balloon_looks_total{rule=\"spare\"} 4");
+    assert_has("memd_policy_balloon_excluded_total{reason=\"risky\"} 5");
+    assert_has("memd_policy_orders_total{rung=\"pager\"} 6");
+    assert_has("memd_policy_asked_bytes_total{rung=\"balloon\"} 8192");
+    assert_has("memd_policy_returned_bytes_total{rung=\"balloon\"} 4096");
+    assert_has("memd_policy_returned_bytes_total{rung=\"pager\"} 0");
+}
+
 static void names_are_escaped(void **state)
 {
     struct core_vm vms[2] = {{.id = 1, .name = "a\"b\\c\nd", .domain = "{}=,"},
@@ -342,9 +365,13 @@ static void many_vms_are_told_apart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(an_empty_host_is_a_valid_page),     TEST(every_counter_is_there),
-        TEST(numbers_are_exact_at_their_limits), TEST(names_are_escaped),
-        TEST(many_vms_are_told_apart),           TEST(usage_is_there),
+        TEST(an_empty_host_is_a_valid_page),
+        TEST(every_counter_is_there),
+        TEST(numbers_are_exact_at_their_limits),
+        TEST(names_are_escaped),
+        TEST(decisions_are_counted),
+        TEST(many_vms_are_told_apart),
+        TEST(usage_is_there),
     };
 
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
