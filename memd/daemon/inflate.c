@@ -208,6 +208,21 @@ static void give_back(struct core *core, struct inflate_one *one)
     balloons_order(core->inflate.balloons, one->balloon, v->set_bytes);
 }
 
+static void count_look(struct core_policy *policy, const struct inflate_one *one,
+                       const struct balloon_memory *before)
+{
+    const struct balloon_verdict *v = &one->verdict;
+    uint64_t saw = before->step_resident, sees = one->seen.resident_bytes;
+
+    policy->balloon_looks[v->rule]++;
+    if (v->rule == BALLOON_RULE_EXCLUDED)
+        policy->balloon_excluded[v->excluded]++;
+    /* a step of ours that is there now: what the host sees less of the guest, of what it was asked for */
+    if (before->is_step && !before->reached_ns && one->memory.reached_ns && sees && saw > sees)
+        policy->returned_bytes[CORE_RUNG_BALLOON] +=
+            saw - sees < before->step_bytes ? saw - sees : before->step_bytes;
+}
+
 static void judge(struct core *core, struct inflate_one *one)
 {
     uint64_t hidden = 0;

@@ -438,8 +438,7 @@ static void write_map(struct op *op, struct plan_span s)
             op->merged[i] = true;
             merged++;
         } else if (op->fate[i] == FATE_DROP) {
-            page_set(op->r, page, entry_make(WIRE_PAGE_ZERO, 0, 0, 0));
-            pending_clear(op->r, page);
+            region_dropped(op->m, op->r, page);
             dropped++;
         } else if (op->kind[i] == PLAN_TARGET) {
             page_set(op->r, page,

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define PREFIX_MAX 8
@@ -167,6 +168,25 @@ static int open_files(struct memd *m)
     return m->pagemap < 0 || m->wake_worker < 0 || m->wake_fault < 0 ? -errno : 0;
 }
 
+/* A kernel may have no shared zero page for those who read what is not there: they get a page of their own
+ * then, and what was dropped would be back with the first that looks. UFFDIO_ZEROPAGE gives it to them. */
+static bool probe_reads(struct memd *m)
+{
+    const struct scan_query q = {.mask = PAGE_IS_PRESENT, .ret = PAGE_IS_PRESENT | PAGE_IS_PFNZERO};
+    struct page_region vec[1];
+    uint64_t end;
+    char *page = mmap(NULL, PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    bool takes = false;
+
+    if (page == MAP_FAILED)
+        return false;
+    (void)*(volatile const char *)page;
+    if (pagemap_scan(m, page, PAGE_BYTES, &q, vec, 1, &end) == 1)
+        takes = !(vec[0].categories & PAGE_IS_PFNZERO);
+    munmap(page, PAGE_BYTES);
+    return takes;
+}
+
 /* PAGEMAP_SCAN came with Linux 6.7: a kernel without it says ENOTTY. */
 static int probe_scan(struct memd *m)
 {
@@ -202,6 +222,8 @@ int memd_open(const struct memd_options *options, struct memd **ret_memd)
         err = place_init(m);
     if (!err)
         err = probe_scan(m);
+    if (!err)
+        m->reads_take_pages = probe_reads(m);
     if (!err)
         place_measure(m);
     if (!err)

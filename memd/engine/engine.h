@@ -221,7 +221,8 @@ struct memd {
     int uffd_a; /* guest RAM: WP_ASYNC | WP_UNPOPULATED | MOVE | EVENT_REMAP */
     int uffd_b; /* store mappings while they are healed: synchronous write-protection */
     int pagemap;
-    uint64_t guards;             /* PAGE_IS_GUARD, or 0: the kernel cannot tell (before 6.15) */
+    uint64_t guards;       /* PAGE_IS_GUARD, or 0: the kernel cannot tell (before 6.15) */
+    bool reads_take_pages; /* who reads what is not there gets a page, not the kernel's shared zero page */
     int wake_worker, wake_fault; /* eventfds */
     char *parking;               /* PARKING_PAGES, registered with A, never forked */
     char *parking_map;           /* with its guards */
@@ -344,6 +345,8 @@ bool pending_test(const struct region *r, uint32_t page);
 const struct segment *region_segment(const struct region *r, uint32_t page); /* NULL: not eligible */
 /* Looks again at [first, end), of which nothing takes part: what can take part does so from now on. */
 int region_survey(struct memd *m, struct region *r, uint32_t first, uint32_t end);
+/* It is dropped: its chunk is locked. Its memory is registered with uffd A. */
+void region_dropped(struct memd *m, struct region *r, uint32_t page);
 void region_show_zeros(const struct region *r, uint32_t page, uint32_t end); /* not registered any more */
 bool region_takes_part(const struct region *r);                              /* any of it */
 void region_ineligible(const struct region *r, uint64_t *bytes); /* adds to bytes[MEMD_INELIGIBLE_COUNT] */

@@ -374,6 +374,14 @@ static bool overlaps(struct memd *m, const struct memd_region_desc *desc)
     return false;
 }
 
+void region_dropped(struct memd *m, struct region *r, uint32_t page)
+{
+    page_set(r, page, entry_make(WIRE_PAGE_ZERO, 0, 0, 0));
+    pending_clear(r, page);
+    if (m->reads_take_pages) /* somebody may have written to it already: it is not empty then */
+        uffd_zero(m->uffd_a, page_hva(r, page), PAGE_BYTES);
+}
+
 /* Zero pages that were dropped are there again, as the kernel's shared zero page: a program that was told by
  * its own userfaultfd of a page it has already filled would wait for ever (QEMU's postcopy). */
 void region_show_zeros(const struct region *r, uint32_t page, uint32_t end)
