@@ -314,6 +314,17 @@ struct kit_smaps kit_smaps(const void *hva, uint64_t bytes)
     return kit_smaps_of(getpid(), (uintptr_t)hva, bytes);
 }
 
+bool kit_reads_take_pages(void)
+{
+    char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(page != MAP_FAILED, "mmap: %d", errno);
+    (void)*(volatile const char *)page;
+    bool takes = kit_smaps(page, PAGE).anon_bytes > 0;
+    munmap(page, PAGE);
+    return takes;
+}
+
 uint64_t kit_pagemap_of(pid_t pid, uint64_t hva)
 {
     char path[64];

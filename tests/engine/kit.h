@@ -88,6 +88,8 @@ struct kit_smaps {
     uint64_t anon_bytes, anon_huge_bytes, rss_bytes, pss_bytes, locked_bytes, file_vmas, vmas;
 };
 struct kit_smaps kit_smaps(const void *hva, uint64_t bytes);
+/* The kernel gives a page to whoever reads what is not there, not its shared zero page. */
+bool kit_reads_take_pages(void);
 struct kit_smaps kit_smaps_of(pid_t pid, uint64_t hva, uint64_t bytes);
 uint64_t kit_pagemap(const void *hva);
 uint64_t kit_pagemap_of(pid_t pid, uint64_t hva);

@@ -413,7 +413,8 @@ static void hot(void **state)
 /* selftests: discarded pages are zero, and lose their references; zero pages come back when written. */
 static void discard_and_zero(void **state)
 {
-    const uint64_t all = NVMS * NPAGES;
+    /* discarded pages that were read since: the kernel's zero page, or zero pages of the VM's own */
+    const uint64_t all = NVMS * NPAGES, read = kit_reads_take_pages() ? 1000 : 0;
     struct host h;
 
     (void)state;
@@ -429,10 +430,11 @@ static void discard_and_zero(void **state)
     OK(tell(&h.guest[1], (struct order){.op = OP_ZERO, .page = 0, .npages = NPAGES}));
     for (uint32_t p = 0; p < NPAGES; p++)
         h.guest[1].what[p] = 0;
-    expect(&h, "one VM zeroed", (struct table){all - 1000 - NPAGES, NPAGES, 1, all - 1001 - NPAGES, 0});
+    expect(&h, "one VM zeroed",
+           (struct table){all - 1000 - NPAGES, NPAGES + read, 1, all - 1001 - NPAGES, 0});
     verify(&h);
     fill(&h.guest[1], 0, NPAGES, 6);
-    expect(&h, "and filled again", (struct table){all - 1000, 0, 1, all - 1001, 0});
+    expect(&h, "and filled again", (struct table){all - 1000, read, 1, all - 1001, 0});
     verify(&h);
     check_pfns(&h, true);
     host_close(&h);

@@ -93,7 +93,7 @@ check_layers() {
 include             memd/[a-z_]+\.h
 memd/common         memd/(common/)?[a-z_]+\.h
 memd/engine         memd/((common|engine)/)?[a-z_]+\.h
-memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h|balloon-driver/backends/balloons\.h
+memd/daemon         memd/((common|daemon)/)?[a-z_]+\.h|balloon-driver/backends/(balloons|embedded)\.h
 memd/ctl            memd/(ctl/)?[a-z_]+\.h
 memd/preload        memd/((common|engine|preload)/)?[a-z_]+\.h
 balloon-driver/device memd/balloon\.h|balloon-driver/device/[a-z_]+\.h
