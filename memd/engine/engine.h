@@ -4,9 +4,9 @@
  *
  * Threads
  *   worker        scans, hashes, drops zero pages, merges, heals; talks to the daemon. Background priority.
- *   fault server  reads both userfaultfds. Answers accesses to pages that are being held aside. Takes no
- * lock: it tries a chunk once and moves on. Never touches guest memory, never allocates. API callers   any
- * thread of the VMM.
+ *   fault server  reads userfaultfd A, between fault_attend() and fault_release() B, too. Answers accesses to
+ * pages that are being held aside. Takes no lock: it tries a chunk once and moves on. Never touches guest
+ * memory, never allocates. API callers   any thread of the VMM.
  *
  * Locks, in the order they may be taken
  *   1. engine.work   every change of the VMM's mappings, of page map entries and of the region table is made
