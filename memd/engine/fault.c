@@ -11,7 +11,7 @@
  * uffd B, write to a protected page: the page is being healed; the same.
  *
  * What it waits for. As a rule there is nothing but faults of uffd A, and then it waits in read(): poll()
- * would add a sixth to the time of a fault. It waits in poll() for all it has while something is to be tried
+ * makes a fault 1.5 to 2 us longer. It waits in poll() for all it has while something is to be tried
  * again, or is being read from the swap file, which it knows, and while somebody wants more of it: pages are
  * being protected with uffd B, or a turn is waited for (fault_attend). Whoever wants more rings the bell, if
  * the server is in read(): touches a page registered with uffd A in which there is nothing.
