@@ -8,6 +8,7 @@
 #include "memd/engine/maps.h"
 #include "memd/engine/pager.h"
 #include "memd/engine/sample.h"
+#include "memd/engine/stores.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -140,6 +141,7 @@ static void engine_free(struct memd *m)
     const int fds[] = {m->uffd_a, m->uffd_b, m->pagemap, m->wake_worker, m->wake_fault};
 
     session_close(m);
+    stores_close(m);
     sample_close(m);
     pager_close(m);
     place_fini(m);
@@ -345,6 +347,9 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.packed_bytes = out.packed_bytes;
     st.pool_bytes = out.host_bytes;
     st.swapped_pages = out.swapped;
+    st.remote_pages = out.remote;
+    st.remote_outs = atomic_load(&memd->stats.remote_outs);
+    st.remote_faults = atomic_load(&memd->stats.remote_faults);
     st.swap_bytes = out.swap.file_bytes;
     st.swap_written_bytes = out.swap.written_bytes;
     st.swap_errors = out.swap.errors;

@@ -11,7 +11,9 @@
  *
  * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole. If
  * the file is full, it may be so of pages that have come home and stay: their records are given up.
- * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all.
+ * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all;
+ * and those that are REMOTE before them (remote.c). Cold ones that are not wanted, and all of them if the order
+ * may write nothing, become REMOTE, once for each time it was seen which are cold.
  *
  * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
  * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
@@ -23,6 +25,7 @@
 #include "memd/engine/memory.h"
 #include "memd/engine/merged.h"
 #include "memd/engine/out.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/swap.h"
 
@@ -273,12 +276,12 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->forgot = false;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
-        if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
+        if (order->flags & WIRE_PAGEOUT_SWAP && (m->vmas_used || remote_count(m))) /* perhaps merged pages are all that can go */
             pager_ready(m);
         begin_pageout(m);
         return;
     }
-    uint64_t need = pager_count(m).packed + pager_count(m).swapped,
+    uint64_t need = pager_count(m).packed + pager_count(m).swapped + pager_count(m).remote,
              have = mem_available_bytes() >> PAGE_SHIFT;
     need = need < order->pages ? need : order->pages;
     p->region = p->chunk = p->page = 0;
@@ -331,8 +334,9 @@ static void begin_pack(struct pager *p)
 }
 
 /* What becomes of merged pages in this order. */
-static void choose_merged(struct pager *p)
+static void choose_merged(struct memd *m)
 {
+    struct pager *p = m->pager;
     bool all = p->order.flags & WIRE_PAGEOUT_MERGED;
     uint64_t now = now_ns(), watched_ns = now - p->aged_ns;
 
@@ -340,6 +344,9 @@ static void choose_merged(struct pager *p)
     p->leaves = all || (!p->ages && watched_ns >= AGE_MIN_NS);
     if (p->ages)
         p->aged_ns = now;
+    p->lets_go = remote_on(m) && p->leaves && (all || p->let_go_ns != p->aged_ns);
+    if (p->lets_go)
+        p->let_go_ns = p->aged_ns;
 }
 
 static void go_round(struct memd *m, enum pager_phase phase)
@@ -373,7 +380,9 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->chunk_begun = true;
     if (p->ages)
         merged_age(m, r, p->chunk);
-    if (!p->leaves || !wanted(p) || !r->n.shared)
+    if (!wanted(p) && p->lets_go)
+        merged_remote(m, r, p->chunk, p->order.flags & WIRE_PAGEOUT_MERGED);
+    if (!wanted(p) || !(atomic_load(&r->out.remote) || (p->leaves && r->n.shared)))
         return;
     bool full = swapfile_full(p->swap);
     if (full && forget_home(m))
@@ -381,12 +390,14 @@ static void chunk_merged(struct memd *m, struct region *r)
     if (full || swapfile_spent(p->swap)) {
         if (p->order.flags & WIRE_PAGEOUT_MERGED)
             p->error = full ? ENOSPC : EDQUOT;
+        else if (p->lets_go)
+            merged_remote(m, r, p->chunk, false);
         return;
     }
-    uint64_t most = wanted(p);
-    uint32_t gone = merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
-                                p->order.flags & WIRE_PAGEOUT_MERGED),
-             packed = 0;
+    uint32_t most = wanted(p) < CHUNK_PAGES ? (uint32_t)wanted(p) : CHUNK_PAGES;
+    uint32_t gone = remote_park(m, r, p->chunk, most), packed = 0;
+    if (p->leaves && gone < most)
+        gone += merged_park(m, r, p->chunk, most - gone, p->order.flags & WIRE_PAGEOUT_MERGED);
     for (uint32_t page = chunk_first(r, p->chunk); gone && page < end; page += n) {
         n = end - page < OUT_BATCH_PAGES ? end - page : OUT_BATCH_PAGES;
         packed += out_pack(m, r, page, n, true);
@@ -400,9 +411,39 @@ static void begin_swap(struct memd *m)
     struct pager *p = m->pager;
 
     go_round(m, PAGER_SWAP);
-    choose_merged(p);
+    choose_merged(m);
     p->errors = swapfile_count(p->swap).errors;
     swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
+}
+
+/* False: there is nothing to do. */
+static bool begin_remote(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (!remote_on(m) || !m->vmas_used)
+        return false;
+    choose_merged(m);
+    if (!p->ages && !p->lets_go)
+        return false;
+    go_round(m, PAGER_REMOTE);
+    return true;
+}
+
+static void step_remote(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+
+    if (!r || !p->left) {
+        finish(m, 0);
+        return;
+    }
+    if (p->ages)
+        merged_age(m, r, p->chunk);
+    if (p->lets_go)
+        merged_remote(m, r, p->chunk, p->order.flags & WIRE_PAGEOUT_MERGED);
+    chunk_done(p);
 }
 
 static void step_pack(struct memd *m)
@@ -431,7 +472,7 @@ static void step_pack(struct memd *m)
         begin_pageout(m);
     else if (to_swap(p))
         begin_swap(m);
-    else
+    else if (!begin_remote(m))
         finish(m, 0);
 }
 
@@ -588,7 +629,9 @@ bool pager_step(struct memd *m)
     if (p->phase == PAGER_WAIT && now_ns() >= p->pack_ns)
         begin_pack(p);
     bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_FORGET ||
-                p->phase == PAGER_HOME;
+                p->phase == PAGER_REMOTE || p->phase == PAGER_HOME;
+    if (p->remote_back)
+        more |= remote_step_back(m);
     switch (p->phase) {
     case PAGER_PARK:
         step_park(m);
@@ -604,6 +647,9 @@ bool pager_step(struct memd *m)
         break;
     case PAGER_FLUSH:
         more = step_flush(m);
+        break;
+    case PAGER_REMOTE:
+        step_remote(m);
         break;
     case PAGER_HOME:
         step_home(m);
@@ -646,6 +692,7 @@ struct pager_counts pager_count(struct memd *m)
         n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
         n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
     }
+    n.remote = remote_count(m);
     if (m->pager->pool) {
         struct pool_counts pool = pool_count(m->pager->pool);
         n.packed_bytes = pool.used_bytes;

@@ -50,6 +50,7 @@ struct script_options {
     const struct wire_rec_budget *budget; /* sent to every engine that joins; NULL: none */
     const char *swap;                     /* file that engines get as their swap file; NULL: none */
     uint64_t swap_max;                    /* bytes it may become; 0: no limit */
+    uint16_t map_version;                 /* the highest it knows of, as a daemon of then; 0: as today */
 };
 
 struct script_region {
@@ -77,6 +78,7 @@ struct script_vm {
     struct wire_shm *shm;
     struct ring up, down;
     bool said_bye, wants_swap;
+    uint16_t map_version; /* of this session */
     struct script_region region[WIRE_REGIONS_MAX];
 
     struct script_proposal proposal[SCRIPT_PROPOSALS_MAX];
