@@ -344,8 +344,8 @@ static void choose_merged(struct memd *m)
     p->leaves = all || (!p->ages && watched_ns >= AGE_MIN_NS);
     if (p->ages)
         p->aged_ns = now;
-    p->lets_go = remote_on(m) && p->leaves && (all || p->let_go_ns != p->aged_ns);
-    if (p->lets_go)
+    p->lets_go = remote_on(m) && p->leaves && (all ? wanted(p) > 0 : p->let_go_ns != p->aged_ns);
+    if (p->lets_go && !all)
         p->let_go_ns = p->aged_ns;
 }
 
@@ -380,8 +380,8 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->chunk_begun = true;
     if (p->ages)
         merged_age(m, r, p->chunk);
-    if (!wanted(p) && p->lets_go)
-        merged_remote(m, r, p->chunk, p->order.flags & WIRE_PAGEOUT_MERGED);
+    if (!wanted(p) && p->lets_go && !(p->order.flags & WIRE_PAGEOUT_MERGED))
+        merged_remote(m, r, p->chunk, false);
     if (!wanted(p) || !(atomic_load(&r->out.remote) || (p->leaves && r->n.shared)))
         return;
     bool full = swapfile_full(p->swap);

@@ -186,7 +186,7 @@ uint32_t remote_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
         n += next - p;
     }
     out_unlock(m, c);
-    if (n)
-        uffd_wake(m->uffd_a, page_hva(r, first), (end - first) * PAGE_BYTES);
+    uffd_wake(m->uffd_a, page_hva(r, first), (end - first) * PAGE_BYTES);
+    atomic_fetch_add_explicit(&m->stats.merged_outs, n, memory_order_relaxed);
     return n;
 }
