@@ -45,11 +45,11 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define WIRE_MAGIC           0x444d454du /* "MEMD" */
-#define WIRE_VERSION_MIN     1
-#define WIRE_VERSION_MAX     1
-#define WIRE_MAP_VERSION_MIN 1
-#define WIRE_MAP_VERSION_MAX 2
+#define WIRE_MAGIC              0x444d454du /* "MEMD" */
+#define WIRE_VERSION_MIN        1
+#define WIRE_VERSION_MAX        1
+#define WIRE_MAP_VERSION_MIN    1
+#define WIRE_MAP_VERSION_MAX    2
 #define WIRE_MAP_VERSION_REMOTE 2 /* from this one on, pages may be REMOTE */
 
 #define WIRE_NAME_BYTES       64 /* NUL-terminated */
@@ -242,9 +242,10 @@ struct wire_stats {
     _Atomic uint64_t round_written_pages;   /* seen written by the last round */
     _Atomic uint64_t sampled_pages;         /* aside as samples now; in none of the numbers above this */
     _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
-    _Atomic uint64_t latency[WIRE_TIERS_FIRST][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS_FIRST]; /* samples, too */
-    _Atomic uint64_t merged_outs; /* merged pages that left RAM, since it was opened */
-    _Atomic uint64_t swap_reads;  /* of the swap file, whatever their size; these four since it was opened */
+    _Atomic uint64_t latency[WIRE_TIERS_FIRST][WIRE_LATENCY_BUCKETS],
+        latency_ns[WIRE_TIERS_FIRST]; /* samples, too */
+    _Atomic uint64_t merged_outs;     /* merged pages that left RAM, since it was opened */
+    _Atomic uint64_t swap_reads; /* of the swap file, whatever their size; these four since it was opened */
     /* pages whose records were read with another's; that somebody then came for; that nobody came for */
     _Atomic uint64_t prefetched_pages, prefetch_used, prefetch_wasted;
     /* REMOTE pages: now; that became so, and that came home because somebody touched them, since it was
@@ -254,8 +255,8 @@ struct wire_stats {
         latency_more_ns[WIRE_TIERS - WIRE_TIERS_FIRST];
 };
 
-/* The buckets of a tier; *ret_ns: the sum of all waits in it. Tiers that came later lie behind what was there:
- * engines and daemons of different releases agree about the rest. */
+/* The buckets of a tier; *ret_ns: the sum of all waits in it. Tiers that came later lie behind what was
+ * there: engines and daemons of different releases agree about the rest. */
 static inline _Atomic uint64_t *wire_stats_latency(struct wire_stats *stats, unsigned tier,
                                                    _Atomic uint64_t **ret_ns)
 {
@@ -442,10 +443,10 @@ struct wire_rec_page {
 #define WIRE_PAGEOUT_SWAP                                                                  \
     4u /* and from the pool to the swap file, incompressible pages, too; PAGED says ENOSPC \
           if not all of it could be written */
-/* With SWAP: merged pages go, too, that are touched; without MERGED, those that are not. Without SWAP, and with
- * maps of version 2, these pages become REMOTE; they count for nothing then. */
+/* With SWAP: merged pages go, too, that are touched; without MERGED, those that are not. Without SWAP, and
+ * with maps of version 2, these pages become REMOTE; they count for nothing then. */
 #define WIRE_PAGEOUT_MERGED 16u
-#define WIRE_PAGEOUT_LIMIT 8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
+#define WIRE_PAGEOUT_LIMIT  8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
 static_assert(sizeof(struct wire_rec_page) == 40, "wire_rec_page");
 
 struct wire_rec_paged {

@@ -21,7 +21,8 @@ int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before)
     {
         failed |= ctl_table_add(
             &table,
-            "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%s\t%s\t%s\t%s",
+            "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64
+            "\t%s\t%s\t%s\t%s",
             ctl_get_int(vm, "id"), ctl_get_text(vm, "name"), ctl_get_int(vm, "pid"),
             ctl_get_text(vm, "state"), ctl_size(guest, ctl_get_int(vm, "guest_bytes")),
             ctl_size(saved, ctl_get_int(vm, "saved_bytes")),

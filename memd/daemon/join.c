@@ -228,8 +228,8 @@ static int send_welcome(struct session *session, const struct wire_msg_hello *he
     struct wire_msg_welcome welcome = {
         .h = {.magic = WIRE_MAGIC, .type = WIRE_WELCOME, .bytes = sizeof welcome},
         .version = WIRE_VERSION_MAX,
-        .map_version = hello->map_version_max < WIRE_MAP_VERSION_MAX ? hello->map_version_max
-                                                                      : WIRE_MAP_VERSION_MAX,
+        .map_version =
+            hello->map_version_max < WIRE_MAP_VERSION_MAX ? hello->map_version_max : WIRE_MAP_VERSION_MAX,
         .nstores = (uint16_t)domain->nstores,
         .vm_id = session->vm->id,
         .incarnation = core->incarnation,

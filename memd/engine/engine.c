@@ -7,6 +7,7 @@
 #include "memd/common/name.h"
 #include "memd/engine/maps.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/stores.h"
 
@@ -308,6 +309,29 @@ void engine_count(struct memd *m, struct region_counts *ret_n, uint64_t ret_inel
     }
     ret_ineligible[MEMD_INELIGIBLE_PINNED] += n.pinned * PAGE_BYTES;
     *ret_n = n;
+}
+
+struct pager_counts pager_count(struct memd *m)
+{
+    struct pager_counts n = {.metadata_bytes = m->pager->missing_chunks * PAGE_BYTES};
+
+    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
+        struct region *r = m->regions[i];
+        n.parked += r ? atomic_load_explicit(&r->out.parked, memory_order_relaxed) : 0;
+        n.sampled += r ? atomic_load_explicit(&r->out.sampled, memory_order_relaxed) : 0;
+        n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
+        n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
+    }
+    n.remote = remote_count(m);
+    if (m->pager->pool) {
+        struct pool_counts pool = pool_count(m->pager->pool);
+        n.packed_bytes = pool.used_bytes;
+        n.host_bytes = pool.host_bytes;
+    }
+    if (m->pager->swap)
+        n.swap = swapfile_count(m->pager->swap);
+    n.metadata_bytes += n.swap.memory_bytes;
+    return n;
 }
 
 int memd_stats(struct memd *memd, struct memd_stats *ret_stats)

@@ -76,14 +76,15 @@ struct chunk {
     uint16_t vmas;           /* mapping boundaries inside, see chunk_count_vmas() */
     _Atomic uint16_t out;    /* pages that are out, see entry_out(); changed under busy */
     uint8_t pins;            /* memd_pin() nesting */
-    _Atomic uint8_t drops;   /* has entries with F_DROPPING still to be reported; the fault server sets it, too */
-    bool huge : 1;           /* a huge page, not armed and kept whole */
-    bool seen : 1;           /* a round has looked at it */
-    bool surveyed : 1;       /* its hashes were sent */
-    bool store : 1;          /* has, or had, store mappings */
-    bool islands : 1;        /* fresh memory was put between store mappings, see rejoin.c */
-    bool sparse : 1;         /* has pages that only seemed to be zero: they are looked at in full */
-    bool todo : 1;           /* has zero pages to be dropped, see apply.c */
+    _Atomic uint8_t
+        drops;         /* has entries with F_DROPPING still to be reported; the fault server sets it, too */
+    bool huge : 1;     /* a huge page, not armed and kept whole */
+    bool seen : 1;     /* a round has looked at it */
+    bool surveyed : 1; /* its hashes were sent */
+    bool store : 1;    /* has, or had, store mappings */
+    bool islands : 1;  /* fresh memory was put between store mappings, see rejoin.c */
+    bool sparse : 1;   /* has pages that only seemed to be zero: they are looked at in full */
+    bool todo : 1;     /* has zero pages to be dropped, see apply.c */
     /* how often each group of pages is rewritten, see scan.c: the exponent, and rounds left without arming */
     struct {
         uint8_t level : 4, wait : 4;
@@ -464,8 +465,8 @@ bool refs_give(struct memd *m, const struct region *r, uint32_t page, uint32_t n
 /* Entries of the chunk were marked F_DROPPING. Any thread. */
 void refs_later(struct memd *m, struct chunk *c);
 bool refs_flush(struct memd *m, struct region *r, uint32_t chunk); /* false: the ring is full */
-bool refs_flush_region(struct memd *m, struct region *r);           /* the same */
-bool refs_flush_all(struct memd *m); /* false: some are left to be told of */
+bool refs_flush_region(struct memd *m, struct region *r);          /* the same */
+bool refs_flush_all(struct memd *m);                               /* false: some are left to be told of */
 
 /* ---- change.c; work held, let go where reading takes long: region.changing must be up */
 int home_from_swap(struct memd *m, struct region *r, uint32_t page, uint32_t end); /* 0, -ENOMEM */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Merged pages that nobody touches leave RAM, too: for the VM's own swap file, since a frame is freed only
- * when the last VM that maps it has let go. Packing them in RAM would cost more than the frame does. Those for
- * which that is not wanted give up their mapping, and keep the frame (remote.c).
+ * when the last VM that maps it has let go. Packing them in RAM would cost more than the frame does. Those
+ * for which that is not wanted give up their mapping, and keep the frame (remote.c).
  *
  *   SHARED -- merged_park --> PARKED -- out_pack, swap_out --> SWAPPED
  *   SHARED -- merged_remote --> REMOTE
@@ -13,8 +13,9 @@
  *   2. If any of its pages has been written, it is private, and may be pinned: then nothing is done. A page
  *      that was not written is the frame; whoever has pinned it for reading goes on with the frame's bytes,
  *      which stay as they are for as long as it is pinned (a freed frame is punched out of its file).
- *   3. The bytes are copied to the shadow, but for REMOTE pages, and an empty mapping that is MISSING from birth replaces the store
- *      mapping, in one call. Whoever touches it from then on waits for the chunk, and finds the page PARKED.
+ *   3. The bytes are copied to the shadow, but for REMOTE pages, and an empty mapping that is MISSING from
+ * birth replaces the store mapping, in one call. Whoever touches it from then on waits for the chunk, and
+ * finds the page PARKED.
  *   4. The references are given back, but for REMOTE pages.
  *
  * Only whole mappings leave, or a piece at an end of one where the neighbour is anonymous memory: the piece

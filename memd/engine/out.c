@@ -609,7 +609,8 @@ int out_home_chunk(struct memd *m, struct region *r, uint32_t chunk)
 int out_home_region(struct memd *m, struct region *r)
 {
     uint64_t need =
-        (atomic_load(&r->out.packed) + atomic_load(&r->out.swapped) + atomic_load(&r->out.remote)) * PAGE_BYTES;
+        (atomic_load(&r->out.packed) + atomic_load(&r->out.swapped) + atomic_load(&r->out.remote)) *
+        PAGE_BYTES;
     uint64_t have = need ? mem_available_bytes() : 0;
     int err = 0;
 

@@ -12,8 +12,8 @@
  * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole. If
  * the file is full, it may be so of pages that have come home and stay: their records are given up.
  * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all;
- * and those that are REMOTE before them (remote.c). Cold ones that are not wanted, and all of them if the order
- * may write nothing, become REMOTE, once for each time it was seen which are cold.
+ * and those that are REMOTE before them (remote.c). Cold ones that are not wanted, and all of them if the
+ * order may write nothing, become REMOTE, once for each time it was seen which are cold.
  *
  * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
  * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
@@ -276,7 +276,8 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->forgot = false;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
-        if (order->flags & WIRE_PAGEOUT_SWAP && (m->vmas_used || remote_count(m))) /* perhaps merged pages are all that can go */
+        if (order->flags & WIRE_PAGEOUT_SWAP &&
+            (m->vmas_used || remote_count(m))) /* perhaps merged pages are all that can go */
             pager_ready(m);
         begin_pageout(m);
         return;
@@ -679,27 +680,4 @@ uint64_t pager_due_ns(struct memd *m)
     if (atomic_load_explicit(&p->emptied, memory_order_relaxed) && p->swept_ns + SWEEP_MS * 1000000ull < due)
         due = p->swept_ns + SWEEP_MS * 1000000ull;
     return due;
-}
-
-struct pager_counts pager_count(struct memd *m)
-{
-    struct pager_counts n = {.metadata_bytes = m->pager->missing_chunks * PAGE_BYTES};
-
-    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
-        struct region *r = m->regions[i];
-        n.parked += r ? atomic_load_explicit(&r->out.parked, memory_order_relaxed) : 0;
-        n.sampled += r ? atomic_load_explicit(&r->out.sampled, memory_order_relaxed) : 0;
-        n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
-        n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
-    }
-    n.remote = remote_count(m);
-    if (m->pager->pool) {
-        struct pool_counts pool = pool_count(m->pager->pool);
-        n.packed_bytes = pool.used_bytes;
-        n.host_bytes = pool.host_bytes;
-    }
-    if (m->pager->swap)
-        n.swap = swapfile_count(m->pager->swap);
-    n.metadata_bytes += n.swap.memory_bytes;
-    return n;
 }

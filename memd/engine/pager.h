@@ -58,12 +58,12 @@ struct pager {
     uint32_t missing_chunks;
 
     /* merged pages, see merged.c */
-    uint64_t aged_ns;  /* when it was begun to see which are touched; 0: never */
-    bool ages, leaves; /* this order: begins that, takes them */
-    bool lets_go;      /* this order: those that do not leave become REMOTE */
+    uint64_t aged_ns;   /* when it was begun to see which are touched; 0: never */
+    bool ages, leaves;  /* this order: begins that, takes them */
+    bool lets_go;       /* this order: those that do not leave become REMOTE */
     uint64_t let_go_ns; /* the aged_ns for which that was done last */
-    bool remote_back;  /* those that are REMOTE come home, before a session begins */
-    bool chunk_begun;  /* those of the chunk have been looked at */
+    bool remote_back;   /* those that are REMOTE come home, before a session begins */
+    bool chunk_begun;   /* those of the chunk have been looked at */
 };
 
 int pager_open(struct memd *m);
@@ -89,6 +89,6 @@ struct pager_counts {
     uint64_t parked, sampled, packed, swapped, remote, packed_bytes, host_bytes, metadata_bytes;
     struct swap_counts swap;
 };
-struct pager_counts pager_count(struct memd *m);
+struct pager_counts pager_count(struct memd *m); /* engine.c */
 
 #endif

@@ -7,13 +7,13 @@
  *   SHARED -- merged_remote (merged.c) --> REMOTE -- remote_serve (fault server), out_home --> PRIVATE
  *                                            +----- remote_park --> PARKED, and to the swap file
  *
- * What that saves. A merged page that nobody touches takes a share of two mappings and of page tables, and its
- * share of the frame. REMOTE, it takes only the latter, and costs no I/O and no room in the pool or the swap
- * file. It gives back no page of memory: so it never counts as paged out. What is to be had from the frame
- * comes with its last reference, and no engine knows how many there are. So an order that wants pages in the
- * swap file takes REMOTE pages as it takes merged ones, and before these, since they have not been touched for
- * longer: whoever has the last reference frees the frame, as without this state. Orders that may write
- * nothing, and those that have enough, make cold merged pages REMOTE instead of leaving them.
+ * What that saves. A merged page that nobody touches takes a share of two mappings and of page tables, and
+ * its share of the frame. REMOTE, it takes only the latter, and costs no I/O and no room in the pool or the
+ * swap file. It gives back no page of memory: so it never counts as paged out. What is to be had from the
+ * frame comes with its last reference, and no engine knows how many there are. So an order that wants pages
+ * in the swap file takes REMOTE pages as it takes merged ones, and before these, since they have not been
+ * touched for longer: whoever has the last reference frees the frame, as without this state. Orders that may
+ * write nothing, and those that have enough, make cold merged pages REMOTE instead of leaving them.
  *
  * A page that is touched comes home as a copy, the VM's own. It is marked F_DROPPING and goes on naming its
  * frame: the fault server takes no lock and writes to no ring, and before a daemon has adopted this engine no
@@ -67,9 +67,9 @@ void remote_homed(struct memd *m, struct region *r, uint32_t page, bool unchange
 {
     uint64_t e = page_get(r, page);
 
-    out_entry(r, page,
-              entry_make(WIRE_PAGE_PRIVATE, WIRE_PAGE_F_DROPPING, unchanged ? entry_tag(e) : 0,
-                         entry_frame(e)));
+    out_entry(
+        r, page,
+        entry_make(WIRE_PAGE_PRIVATE, WIRE_PAGE_F_DROPPING, unchanged ? entry_tag(e) : 0, entry_frame(e)));
     refs_later(m, &r->chunks[chunk_of(r, page)]);
 }
 

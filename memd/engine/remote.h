@@ -19,8 +19,8 @@ int remote_serve(struct memd *m, struct region *r, uint32_t page, enum wire_tier
 int remote_home(struct memd *m, struct region *r, uint32_t chunk);
 /* engine.work held. Some of all of them come home, for pager.remote_back. False: nothing more now. */
 bool remote_step_back(struct memd *m);
-/* engine.work held. Copies of REMOTE pages of a chunk, at most `most`, are PARKED instead, on their way to the
- * swap file. Returns how many. */
+/* engine.work held. Copies of REMOTE pages of a chunk, at most `most`, are PARKED instead, on their way to
+ * the swap file. Returns how many. */
 uint32_t remote_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t most);
 
 #endif

@@ -183,8 +183,7 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
 
     if (nfds != want || !w->nstores || w->nstores > WIRE_NODES_MAX || !w->store_bytes ||
         w->store_bytes % PAGE_BYTES || w->version < WIRE_VERSION_MIN || w->version > WIRE_VERSION_MAX ||
-        w->map_version < WIRE_MAP_VERSION_MIN || w->map_version > WIRE_MAP_VERSION_MAX ||
-        s->nstores) {
+        w->map_version < WIRE_MAP_VERSION_MIN || w->map_version > WIRE_MAP_VERSION_MAX || s->nstores) {
         sock_close_fds(fds, nfds);
         return -EPROTO;
     }

@@ -7,8 +7,8 @@
 
 /* All but stores_frame(): engine.work held. */
 
-/* Maps what there is behind `fd`, which stays the caller's, as the store of a node; or keeps what is mapped of
- * it. -EXDEV: it is another file, and pages are REMOTE in the one there is. */
+/* Maps what there is behind `fd`, which stays the caller's, as the store of a node; or keeps what is mapped
+ * of it. -EXDEV: it is another file, and pages are REMOTE in the one there is. */
 int stores_map(struct memd *m, unsigned node, int fd, uint64_t bytes);
 /* Without a session, and without REMOTE pages, none is needed. */
 void stores_release(struct memd *m);

@@ -279,7 +279,8 @@ static void pin_all(struct ladder *l)
 {
     OK(memd_pin(l->memd, l->region, 0, NPAGES * PAGE));
     struct memd_stats st = kit_stats(l->memd);
-    CHECK(!st.parked_pages && !st.packed_pages && !st.swapped_pages && !st.remote_pages, "%llu pages are out of a pinned region",
+    CHECK(!st.parked_pages && !st.packed_pages && !st.swapped_pages && !st.remote_pages,
+          "%llu pages are out of a pinned region",
           (unsigned long long)(st.parked_pages + st.packed_pages + st.swapped_pages));
     OK(memd_unpin(l->memd, l->region, 0, NPAGES * PAGE));
 }
