@@ -200,6 +200,14 @@ static uint64_t spare_of(const struct balloon_memory *memory, const struct ballo
     return least(spare, less(seen->actual_bytes, seen->min_bytes));
 }
 
+/* Whether it is known how it feels with the last step. One that speaks up says so by saying nothing. */
+static bool has_said(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (memory->reached_ns && seen->now_ns - memory->reached_ns < BALLOON_REST_NS)
+        return false;
+    return seen->speaks_up || seen->heard_ns > memory->reached_ns;
+}
+
 static enum balloon_rule offer(struct balloon_memory *memory, const struct balloon_seen *seen,
                                enum budget_state state, struct balloon_verdict *v)
 {
@@ -222,8 +230,7 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
         return BALLOON_RULE_BACKOFF;
     }
     /* more available than it has: that was said before the balloon moved */
-    if (seen->heard_ns <= memory->reached_ns || seen->available_bytes > seen->actual_bytes ||
-        (memory->reached_ns && seen->now_ns - memory->reached_ns < BALLOON_REST_NS))
+    if (!has_said(memory, seen) || seen->available_bytes > seen->actual_bytes)
         return BALLOON_RULE_WAITS;
     uint64_t step = v->spare_bytes / 2;
     if (state < BUDGET_LOW)

@@ -96,6 +96,7 @@ struct balloon_seen {
     uint64_t resident_bytes;                        /* what the host sees of it; 0: it does not */
     /* the guest's word */
     uint64_t heard_ns; /* 0: never */
+    bool speaks_up;    /* when something has changed; else it is asked from time to time */
     uint64_t available_bytes;
     double stall_percent; /* of the time some task waited for memory, lately */
     uint64_t oom_kills, alloc_stalls;

@@ -252,6 +252,31 @@ static void test_waits_of_the_balloon(void **state)
     assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_NEED);
 }
 
+/* Who is asked from time to time is asked after each step; who speaks up says by silence that nothing is
+ * wrong. */
+static void test_silence(void **state)
+{
+    (void)state;
+
+    for (unsigned speaks_up = 0; speaks_up < 2; speaks_up++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.speaks_up = speaks_up;
+        look(&memory, &seen, &v);
+        seen.target_bytes = seen.actual_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+        seen.available_bytes = 430 * MIB;
+        seen.now_ns += S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+        seen.now_ns += BALLOON_REST_NS - 1;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+        seen.now_ns += 1;
+        assert_int_equal(look(&memory, &seen, &v), speaks_up ? BALLOON_RULE_SPARE : BALLOON_RULE_WAITS);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+    }
+}
+
 /* Its agent has gone, or a daemon has just begun: what it has lost it gets back, if the agent does not come.
  */
 static void test_alone(void **state)
@@ -303,7 +328,8 @@ int main(void)
         cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
         cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
         cmocka_unit_test(test_falls),    cmocka_unit_test(test_waits_of_the_balloon),
-        cmocka_unit_test(test_alone),    cmocka_unit_test(test_rungs)};
+        cmocka_unit_test(test_silence),  cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
