@@ -149,6 +149,13 @@ static void note(const struct wire_rec_balloon *said, struct balloon_facts *fact
     memcpy(facts->stats, said->stats, sizeof facts->stats);
 }
 
+static bool changed(const struct balloon_facts *before, const struct balloon_facts *now)
+{
+    return before->can != now->can || before->no_driver != now->no_driver ||
+           before->ram_bytes != now->ram_bytes || before->actual_bytes != now->actual_bytes ||
+           before->target_bytes != now->target_bytes || before->stats_serial != now->stats_serial;
+}
+
 /* Until something has been said, or the deadline. 0, -ETIMEDOUT, -ESHUTDOWN. */
 static int wait_news(const struct balloon_ctl *ctl, struct embedded *port, uint64_t deadline_ns,
                      struct balloon_error *error)
@@ -281,7 +288,7 @@ static int embedded_wait(void *arg, unsigned ms, struct balloon_facts *facts, st
         return result;
     struct balloon_facts before = *facts;
     note(&said, facts);
-    facts->events += memcmp(&before, facts, sizeof before) != 0;
+    facts->events += changed(&before, facts);
     return 0;
 }
 

@@ -54,14 +54,15 @@ static void fill(const struct host *host, unsigned guest)
  * have got it back for that. */
 static double need(struct host *host, unsigned guest, unsigned number)
 {
-    double ms = TOO_MUCH;
+    unsigned tries = 0;
     const char *answer;
     char *rest;
+    double ms;
 
-    for (unsigned tries = 0; ms <= TOO_MUCH; tries++) {
+    do {
         if (tries == TRIES_MAX)
             bench_die("the balloon of g%u does not stay as it was filled", guest + 1);
-        if (tries)
+        if (tries++)
             fill(host, guest);
         bench_sleep_until(filled_s[guest] + FORGET_S);
         control(host, "balloon auto on g%u", guest + 1);
@@ -69,7 +70,7 @@ static double need(struct host *host, unsigned guest, unsigned number)
         answer =
             fleet_load(&host->fleet, guest, host_tick, host, "need %u %u", NEED_MIB, LEFT_MIB + NEED_MIB);
         ms = strtod(answer, &rest);
-    }
+    } while (ms <= TOO_MUCH);
     double there_ms = strtod(rest, &rest);
     ms = ms < 0 ? KILLED_MS : ms;
     report_raw("giveback", ms, "need_%u_ms", number);

@@ -216,7 +216,7 @@ ctl 0 why alpha
 [ "$(tell get last_vm)" = alpha ] || fail "why alpha asked for something else"
 out "^alpha in tenant-1: 2 decisions, the latest first$"
 out "^[0-9-]+ [0-9:]+ to [0-9:]+, 36 looks, 3 orders of 6.0 MiB together$"
-out "^  shares and idle tax: the host's memory is soft \(7600.0 of 8192.0 MiB\), 400.0 MiB are wanted; 45.0 MiB of its 90.0 are in use, with idle tax it is charged for 225.0: 460.80 KiB a share, and the price is 400.00; asked for 2.0 MiB \(the most at a time\), cold pages, packed, gently \(75%\) for what it needs back$"
+out "^  shares and idle tax: the host's memory is soft \(7600.0 of 8192.0 MiB\), 400.0 MiB are wanted; 45.0 MiB of its 90.0 are in use, with idle tax it is charged for 225.0: 460.80 KiB a share, and the price is 400.00; asked for 2.0 MiB \(the most at a time\), cold pages, packed, gently \(75%\) for what it needs back; balloon \(spare\): asked for 12.0 MiB, the guest has 256.0 MiB, 80.0 available, and can spare 48.0, 75% of the last step came back$"
 out "^  has 90.0 MiB, target 70.0 MiB, working set 45.0 MiB \(50% idle\), reserved 64.0 MiB, limit none, shares 500$"
 out "^  may not leave: 1.0 MiB$"
 out "^  needs back 2.5 packed and 0.2 swapped pages a second; host waits 0.25% some, 0.00% full$"
