@@ -103,10 +103,9 @@ static bool is_there(const struct balloon_seen *seen)
 
 static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
 {
-    if (seen->actual_bytes != memory->actual_bytes) {
-        memory->actual_bytes = seen->actual_bytes;
+    if (memory->actual_bytes && seen->actual_bytes != memory->actual_bytes)
         memory->moved_ns = seen->now_ns;
-    }
+    memory->actual_bytes = seen->actual_bytes;
     if (memory->is_step && !memory->reached_ns && is_there(seen)) {
         memory->reached_ns = seen->now_ns;
         note_returned(memory, seen);
@@ -117,16 +116,24 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
     }
 }
 
+/* Since before the guest's last report but one; only then what has changed meanwhile is its own doing: a
+ * balloon that fills takes what is available, and makes the guest's kernel wait while it finds memory for it.
+ */
+static bool is_at_rest(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (seen->actual_bytes != memory->actual_bytes || (seen->target_bytes && !is_there(seen)))
+        return false;
+    return !memory->moved_ns || memory->said_ns >= memory->moved_ns + BALLOON_AHEAD_NS;
+}
+
 /* What the guest will have available when memory that is given back now gets there: less, as fast as it has
- * become less since its last report. What a balloon that moves, or just has, does to it says nothing. */
+ * become less since its last report. */
 static uint64_t available_soon(const struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     uint64_t ns = less(seen->heard_ns, memory->said_ns),
              lost = less(memory->said_bytes, seen->available_bytes);
-    bool moves = seen->actual_bytes != memory->actual_bytes || (seen->target_bytes && !is_there(seen)) ||
-                 memory->said_ns < memory->moved_ns + BALLOON_AHEAD_NS;
 
-    if (moves || ns < BALLOON_GROWS_NS_MIN)
+    if (ns < BALLOON_GROWS_NS_MIN || !is_at_rest(memory, seen))
         return seen->available_bytes;
     return less(seen->available_bytes, (uint64_t)((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
 }
@@ -141,7 +148,8 @@ bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct 
     if (!balloon_policy_returns(seen->excluded) || !seen->heard_ns)
         return false;
     return available_soon(memory, seen) < reserve / 2 || killed ||
-           (stalled && seen->available_bytes < reserve) || seen->stall_percent > BALLOON_STALL_PERCENT;
+           (stalled && seen->available_bytes < reserve) ||
+           (seen->stall_percent > BALLOON_STALL_PERCENT && is_at_rest(memory, seen));
 }
 
 static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen)
@@ -192,6 +200,14 @@ static uint64_t spare_of(const struct balloon_memory *memory, const struct ballo
     return least(spare, less(seen->actual_bytes, seen->min_bytes));
 }
 
+/* Whether it is known how it feels with the last step. One that speaks up says so by saying nothing. */
+static bool has_said(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    if (memory->reached_ns && seen->now_ns - memory->reached_ns < BALLOON_REST_NS)
+        return false;
+    return seen->speaks_up || seen->heard_ns > memory->reached_ns;
+}
+
 static enum balloon_rule offer(struct balloon_memory *memory, const struct balloon_seen *seen,
                                enum budget_state state, struct balloon_verdict *v)
 {
@@ -214,7 +230,7 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
         return BALLOON_RULE_BACKOFF;
     }
     /* more available than it has: that was said before the balloon moved */
-    if (seen->heard_ns <= memory->reached_ns || seen->available_bytes > seen->actual_bytes)
+    if (!has_said(memory, seen) || seen->available_bytes > seen->actual_bytes)
         return BALLOON_RULE_WAITS;
     uint64_t step = v->spare_bytes / 2;
     if (state < BUDGET_LOW)

@@ -11,7 +11,8 @@
  *   believed            at once when it falls, over BALLOON_RISE_S when it rises: a guest that is given
  *                       memory is about to use it
  *   slowly in           at most half of what it can spare in a step, and an eighth of what it has but in low;
- *                       the next when that one is there and the guest has said how it feels since
+ *                       the next when that one is there, for long enough that the guest can have said how
+ *                       it feels without: what it waited for memory while the balloon filled is no need
  *   out at once         a guest that needs memory gets all of it, whatever the host's state: what it does not
  *                       touch costs the host nothing. It needs some when it has less than half of its reserve
  *                       available, or soon will, as fast as what it uses grows; waits for memory; or has had
@@ -44,8 +45,9 @@
 #define BALLOON_BACKOFF_MAX   128000000000ull
 #define BALLOON_BLAME_NS      10000000000ull /* so soon after a step a need is its doing */
 #define BALLOON_FORGIVE_NS    60000000000ull /* without a need: the back-off is halved */
-#define BALLOON_STALL_PERCENT 10.0           /* of the time some task of the guest waits for memory */
-#define BALLOON_AHEAD_NS      200000000ull   /* until the next report, and until the first memory is there */
+#define BALLOON_REST_NS       600000000ull /* after a step: if the guest waits for memory then, it says so */
+#define BALLOON_STALL_PERCENT 10.0         /* of the time some task of the guest waits for memory */
+#define BALLOON_AHEAD_NS      200000000ull /* until the next report, and until the first memory is there */
 /* Between two reports: over less, how fast a guest uses more says nothing. */
 #define BALLOON_GROWS_NS_MIN  50000000ull
 #define BALLOON_NEAR          (1ull << 20) /* some VMMs count in MiB */
@@ -93,6 +95,7 @@ struct balloon_seen {
     uint64_t resident_bytes;                        /* what the host sees of it; 0: it does not */
     /* the guest's word */
     uint64_t heard_ns; /* 0: never */
+    bool speaks_up;    /* when something has changed; else it is asked from time to time */
     uint64_t available_bytes;
     double stall_percent; /* of the time some task waited for memory, lately */
     uint64_t oom_kills, alloc_stalls;

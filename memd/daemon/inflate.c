@@ -81,9 +81,8 @@ static enum balloon_excluded excluded(const struct core *core, struct inflate_on
     return BALLOON_INCLUDED;
 }
 
-/* What the guest says: its agent, or else the statistics of its balloon. True: it says in time that it needs
- * memory. */
-static bool hear(struct core *core, const struct inflate_one *one, struct balloon_seen *seen)
+/* What the guest says: its agent, or else the statistics of its balloon. */
+static void hear(struct core *core, const struct inflate_one *one, struct balloon_seen *seen)
 {
     const struct agent_peer *peer = agents_peer(core, one->view.vm);
     const struct balloon_facts *facts = &one->view.facts;
@@ -91,23 +90,23 @@ static bool hear(struct core *core, const struct inflate_one *one, struct balloo
     if (peer && agent_peer_state(peer, seen->now_ns) == CORE_AGENT_LIVE && peer->reported_ns &&
         peer->present >> AGENT_MEM_AVAILABLE & 1) {
         seen->heard_ns = peer->reported_ns;
+        seen->speaks_up = true;
         seen->available_bytes = peer->value[AGENT_MEM_AVAILABLE];
         seen->oom_kills = peer->value[AGENT_OOM_KILLS];
         seen->alloc_stalls = peer->value[AGENT_ALLOC_STALLS];
         if (seen->now_ns - peer->reported_ns < STALL_NEWS_NS)
             seen->stall_percent = peer->stall_some_percent;
-        return true;
+        return;
     }
     if (one->view.stats_age_ms == BALLOONS_NEVER ||
         facts->stats[MEMD_BALLOON_AVAILABLE_BYTES] == MEMD_BALLOON_NO_STAT)
-        return false;
+        return;
     seen->heard_ns = seen->now_ns - one->view.stats_age_ms * CLOCK_MS;
     seen->available_bytes = facts->stats[MEMD_BALLOON_AVAILABLE_BYTES];
     if (facts->stats[MEMD_BALLOON_OOM_KILLS] != MEMD_BALLOON_NO_STAT)
         seen->oom_kills = facts->stats[MEMD_BALLOON_OOM_KILLS];
     if (facts->stats[MEMD_BALLOON_ALLOC_STALLS] != MEMD_BALLOON_NO_STAT)
         seen->alloc_stalls = facts->stats[MEMD_BALLOON_ALLOC_STALLS];
-    return false;
 }
 
 static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
@@ -123,10 +122,10 @@ static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
                                       .max_bytes = one->view.max_bytes,
                                       .resident_bytes = one->resident_bytes,
                                       .has_room = one->seen.has_room};
-    bool in_time = hear(core, one, &one->seen);
+    hear(core, one, &one->seen);
     if (!one->seen.excluded && !one->seen.heard_ns)
         one->seen.excluded = BALLOON_MUTE;
-    else if (!one->seen.excluded && !in_time && !(facts->can & BALLOON_CAN_DEFLATE_ON_OOM))
+    else if (!one->seen.excluded && !one->seen.speaks_up && !(facts->can & BALLOON_CAN_DEFLATE_ON_OOM))
         one->seen.excluded = BALLOON_RISKY;
 }
 

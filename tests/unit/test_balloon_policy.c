@@ -208,8 +208,11 @@ static void test_falls(void **state)
         struct balloon_seen seen = guest(100 * S);
         struct balloon_verdict v;
         seen.target_bytes = cases[i].target * MIB;
-        seen.actual_bytes = cases[i].actual_before * MIB;
+        seen.actual_bytes = (cases[i].actual_before + 8) * MIB;
         seen.available_bytes = cases[i].before * MIB;
+        look(&memory, &seen, &v);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S;
+        seen.actual_bytes = cases[i].actual_before * MIB;
         look(&memory, &seen, &v);
         seen.now_ns = seen.heard_ns = seen.now_ns + cases[i].at_rest_ms * S / 1000;
         look(&memory, &seen, &v);
@@ -220,6 +223,57 @@ static void test_falls(void **state)
             fail_msg("%s: %sneeded", cases[i].what, cases[i].needed ? "not " : "");
         if ((look(&memory, &seen, &v) == BALLOON_RULE_NEED) != cases[i].needed)
             fail_msg("%s: %s", cases[i].what, balloon_rule_name(v.rule));
+    }
+}
+
+/* A guest's kernel waits for memory while it fills its balloon; what counts is whether it still does after
+ * that. */
+static void test_waits_of_the_balloon(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    look(&memory, &seen, &v);
+    seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    seen.actual_bytes = 980 * MIB;
+    seen.stall_percent = 60;
+    assert_false(balloon_policy_is_needed(&memory, &seen));
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_MOVING);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    seen.actual_bytes = seen.target_bytes;
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+    for (unsigned i = 0; i < 3; i++) { /* nor is more taken, until it can have said that it still waits */
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    }
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_NEED);
+}
+
+/* Who is asked from time to time is asked after each step; who speaks up says by silence that nothing is
+ * wrong. */
+static void test_silence(void **state)
+{
+    (void)state;
+
+    for (unsigned speaks_up = 0; speaks_up < 2; speaks_up++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.speaks_up = speaks_up;
+        look(&memory, &seen, &v);
+        seen.target_bytes = seen.actual_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+        seen.available_bytes = 430 * MIB;
+        seen.now_ns += S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+        seen.now_ns += BALLOON_REST_NS - 1;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
+        seen.now_ns += 1;
+        assert_int_equal(look(&memory, &seen, &v), speaks_up ? BALLOON_RULE_SPARE : BALLOON_RULE_WAITS);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
     }
 }
 
@@ -270,10 +324,12 @@ static void test_rungs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
-                                       cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
-                                       cmocka_unit_test(test_falls),    cmocka_unit_test(test_alone),
-                                       cmocka_unit_test(test_rungs)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
+        cmocka_unit_test(test_falls),    cmocka_unit_test(test_waits_of_the_balloon),
+        cmocka_unit_test(test_silence),  cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
