@@ -16,6 +16,7 @@
 #include "memd/engine/engine.h"
 #include "memd/engine/latency.h"
 #include "memd/engine/out.h"
+#include "memd/engine/pace.h"
 #include "memd/engine/pager.h"
 #include "memd/engine/swap.h"
 
@@ -134,6 +135,7 @@ static void drain(struct server *s, int uffd)
     do {
         n = read(uffd, msg, sizeof msg) / (ssize_t)sizeof *msg;
         uint64_t since_ns = n > 0 ? now_ns() : 0;
+        pace_wait(s->m, n > 0 ? (unsigned)n : 0);
         for (ssize_t i = 0; i < n; i++) {
             if (msg[i].event != UFFD_EVENT_PAGEFAULT)
                 continue;

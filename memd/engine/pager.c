@@ -13,8 +13,7 @@
  * the file is full, it may be so of pages that have come home and stay: their records are given up.
  * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all.
  *
- * Upkeep, at any time: what the fault server has dropped from the pool is freed, sparse blocks of the pool
- * are emptied, and chunks that have had nothing out for a while are released (MISSING off).
+ * Between any two pieces of an order comes the upkeep of what it leaves: pager_keep.c.
  *
  * All functions: engine.work held.
  */
@@ -23,6 +22,7 @@
 #include "memd/engine/memory.h"
 #include "memd/engine/merged.h"
 #include "memd/engine/out.h"
+#include "memd/engine/pace.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/swap.h"
 
@@ -33,15 +33,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PASSES_MAX     16u /* of parking, where what was parked comes home before it is packed */
-#define SWEEP_MS       500u
-#define RELEASE_STEP   16u  /* chunks, 40 to 240 us each */
-#define COMPACT_STEP   256u /* objects */
+#define WINDOW_PAGES   512u
+#define PASSES_MAX     16u  /* of parking all that is wanted, where it comes home before it is packed */
 #define HOME_STEP      256u /* pages, or what a slow device gives in HOME_NS */
 #define HOME_NS        10000000ull
-#define SEEN_EMPTY     2u /* chunk.missing: and nothing was out in the last sweep */
 #define AREA_LZ4_BYTES 20480u
-#define TRIM_STEP      4u             /* clusters of the swap file */
 #define AGE_MIN_NS     5000000000ull  /* merged pages nobody has touched for so long are cold */
 #define AGE_MAX_NS     60000000000ull /* that somebody has touched in so long says nothing: begin anew */
 #define SERVE_BYTES    (2 * PAGE_BYTES)
@@ -251,7 +247,7 @@ static void begin_pageout(struct memd *m)
 
     p->region = p->hand_region;
     p->chunk = p->hand_chunk;
-    p->page = p->window = 0;
+    p->page = p->chunks = 0;
     p->parked = 0;
     p->phase = PAGER_PARK;
 }
@@ -267,12 +263,14 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->order = *order;
     p->done = p->kept = 0;
     p->passes = 0;
+    p->writes = p->at_once = false;
     p->error = 0;
     p->left = chunks_total(m);
     p->before = p->wholes;
     p->forgot = false;
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
+        pace_begin(m, order);
         if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
             pager_ready(m);
         begin_pageout(m);
@@ -289,9 +287,22 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
 
 static uint64_t wanted(const struct pager *p)
 {
-    uint64_t go = p->done + p->kept;
+    uint64_t go = p->done + p->kept; /* kept: those that have been written since, too */
 
     return p->order.pages > go ? p->order.pages - go : 0;
+}
+
+/* Where no page waits for somebody to touch it, few are parked before they go on, to the swap file if they
+ * are to: else a VM that touches everything has most of them back by then, and the less CPU the worker gets
+ * the more. */
+static bool by_windows(const struct pager *p)
+{
+    return !p->order.park_ms && !(p->order.flags & WIRE_PAGEOUT_PARK) && !p->at_once;
+}
+
+static bool parks_on(const struct pager *p)
+{
+    return p->parked < wanted(p) && (!by_windows(p) || p->parked < WINDOW_PAGES);
 }
 
 static void step_park(struct memd *m)
@@ -299,14 +310,15 @@ static void step_park(struct memd *m)
     struct pager *p = m->pager;
     struct region *r = here(m);
 
-    if (r && p->left && p->parked < wanted(p)) {
+    if (r && p->left && parks_on(p)) {
         bool all = p->order.flags & WIRE_PAGEOUT_ALL;
         p->parked += chunk_park(m, r, p->chunk, all, wanted(p) - p->parked);
-        p->window++;
+        p->chunks++;
         if (p->parked < wanted(p)) /* else there may be more in it */
             chunk_done(p);
         return;
     }
+    p->passes += p->parked >= wanted(p); /* else there are other chunks yet */
     p->pack_ns = now_ns() + p->order.park_ms * 1000000ull;
     p->phase = PAGER_WAIT;
     if (p->order.flags & WIRE_PAGEOUT_PARK || !r) {
@@ -322,12 +334,23 @@ static void begin_pack(struct pager *p)
     uint32_t region = p->region, chunk = p->chunk;
 
     /* from where the parking began to where it stands, which is where the next one begins */
-    p->region = p->hand_region;
-    p->chunk = p->hand_chunk;
+    p->region = p->from_region = p->hand_region;
+    p->chunk = p->from_chunk = p->hand_chunk;
     p->hand_region = region;
     p->hand_chunk = chunk;
     p->page = 0;
+    p->window = p->chunks;
     p->phase = PAGER_PACK;
+}
+
+/* The same chunks, again. */
+static void begin_spill(struct pager *p)
+{
+    p->region = p->from_region;
+    p->chunk = p->from_chunk;
+    p->page = 0;
+    p->window = p->chunks;
+    p->phase = PAGER_SPILL;
 }
 
 /* What becomes of merged pages in this order. */
@@ -395,14 +418,44 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->kept += gone > packed ? gone - packed : 0;
 }
 
+static void may_write(struct pager *p)
+{
+    if (p->writes)
+        return;
+    p->writes = true;
+    p->errors = swapfile_count(p->swap).errors;
+    swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
+}
+
 static void begin_swap(struct memd *m)
+{
+    may_write(m->pager);
+    go_round(m, PAGER_SWAP);
+    choose_merged(m->pager);
+}
+
+/* What comes after a window. */
+static void go_on(struct memd *m)
 {
     struct pager *p = m->pager;
 
-    go_round(m, PAGER_SWAP);
-    choose_merged(p);
-    p->errors = swapfile_count(p->swap).errors;
-    swapfile_allow(p->swap, p->order.flags & WIRE_PAGEOUT_LIMIT ? p->order.swap_bytes : UINT64_MAX);
+    if (p->order.flags & WIRE_PAGEOUT_ALL && by_windows(p))
+        pace_measure(m);
+    if (to_swap(p))
+        p->kept = pager_count(m).parked + p->wholes - p->before;
+    if (here(m) && p->left && wanted(p) && p->passes < PASSES_MAX)
+        begin_pageout(m);
+    else if (to_swap(p))
+        begin_swap(m);
+    else
+        finish(m, 0);
+}
+
+static void window_next(struct pager *p)
+{
+    p->chunk++;
+    p->page = 0;
+    p->window--;
 }
 
 static void step_pack(struct memd *m)
@@ -418,21 +471,53 @@ static void step_pack(struct memd *m)
         else
             n = end - first;
         p->page += n;
-        if (first + n < end)
-            return;
-        p->chunk++;
-        p->page = 0;
-        p->window--;
+        if (first + n >= end)
+            window_next(p);
         return;
     }
-    if (to_swap(p))
-        p->kept = pager_count(m).parked;
-    if (r && p->left && wanted(p) && ++p->passes < PASSES_MAX)
-        begin_pageout(m);
-    else if (to_swap(p))
-        begin_swap(m);
-    else
-        finish(m, 0);
+    if (!to_swap(p) || !by_windows(p)) {
+        go_on(m);
+        return;
+    }
+    may_write(p);
+    begin_spill(p);
+}
+
+/* What is out of the chunk at the position goes to the swap file, some pages at a time. False: nothing can be
+ * done before something has been written, or the file takes no more. */
+static bool chunk_swap(struct memd *m, struct region *r, bool *ret_done)
+{
+    struct pager *p = m->pager;
+    uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk);
+    uint32_t n = end - first < OUT_BATCH_PAGES ? end - first : OUT_BATCH_PAGES, next = end;
+
+    if (atomic_load_explicit(&r->chunks[p->chunk].out, memory_order_relaxed))
+        swap_out(m, r, first, n, &next);
+    p->page = next - chunk_first(r, p->chunk);
+    *ret_done = next == end;
+    return next == end || next == first + n;
+}
+
+static bool step_spill(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+    bool done;
+
+    if (!r || !p->window) {
+        go_on(m);
+        return true;
+    }
+    if (chunk_swap(m, r, &done)) {
+        if (done)
+            window_next(p);
+        return true;
+    }
+    if (!swapfile_full(p->swap) && !swapfile_spent(p->swap))
+        return false;
+    p->at_once = true; /* the others can only be packed; what is to be done about it is done in the end */
+    go_on(m);
+    return true;
 }
 
 /* False: nothing can be done before something has been written. */
@@ -440,7 +525,7 @@ static bool step_swap(struct memd *m)
 {
     struct pager *p = m->pager;
     struct region *r = here(m);
-    uint32_t next;
+    bool done;
 
     if (!r || !p->left || p->error) {
         swapfile_flush(p->swap);
@@ -451,16 +536,11 @@ static bool step_swap(struct memd *m)
         chunk_merged(m, r);
         return true;
     }
-    uint32_t first = chunk_first(r, p->chunk) + p->page, end = chunk_end(r, p->chunk);
-    uint32_t n = end - first < OUT_BATCH_PAGES ? end - first : OUT_BATCH_PAGES;
-    next = end;
-    if (atomic_load_explicit(&r->chunks[p->chunk].out, memory_order_relaxed))
-        swap_out(m, r, first, n, &next);
-    p->page = next - chunk_first(r, p->chunk);
-    if (next == end)
-        chunk_done(p);
-    if (next == end || next == first + n)
+    if (chunk_swap(m, r, &done)) {
+        if (done)
+            chunk_done(p);
         return true;
+    }
     bool full = swapfile_full(p->swap);
     if (!full && !swapfile_spent(p->swap))
         return false; /* all buffers are being written */
@@ -524,61 +604,6 @@ static void step_home(struct memd *m)
         finish(m, -err);
 }
 
-/* ---- upkeep */
-
-/* Chunks that had nothing out in this sweep and in the last. False: not all of it was done. */
-static bool sweep(struct memd *m)
-{
-    uint32_t budget = RELEASE_STEP;
-    bool again = false;
-
-    atomic_store_explicit(&m->pager->emptied, false, memory_order_relaxed);
-    for (unsigned i = 0; i < MEMD_REGIONS_MAX && budget; i++) {
-        struct region *r = m->regions[i];
-        for (uint32_t k = 0; r && k < r->nchunks && budget; k++) {
-            struct chunk *c = &r->chunks[k];
-            uint8_t missing = atomic_load_explicit(&c->missing, memory_order_relaxed);
-            if (!missing || atomic_load_explicit(&c->out, memory_order_relaxed))
-                continue;
-            if (missing == SEEN_EMPTY) {
-                out_release(m, r, k);
-                budget--;
-            } else {
-                atomic_store_explicit(&c->missing, SEEN_EMPTY, memory_order_relaxed);
-                again = true;
-            }
-        }
-    }
-    if (again || !budget)
-        atomic_store_explicit(&m->pager->emptied, true, memory_order_relaxed);
-    return budget;
-}
-
-static bool upkeep(struct memd *m)
-{
-    struct pager *p = m->pager;
-    uint64_t now = now_ns();
-
-    swap_report(m);
-    if (p->pool)
-        pool_reap(p->pool);
-    if (p->swap) {
-        bool idle =
-            !swap_reap(m) && p->phase == PAGER_IDLE; /* file systems let it wait for writes under way */
-        for (unsigned i = 0; idle && i < TRIM_STEP; i++)
-            if (!swapfile_trim(p->swap))
-                break;
-    }
-    if (p->pool && pool_sparse(p->pool) && out_compact(m, COMPACT_STEP))
-        return true;
-    if (!atomic_load_explicit(&p->emptied, memory_order_relaxed) || now < p->swept_ns + SWEEP_MS * 1000000ull)
-        return false;
-    if (!sweep(m))
-        return true;
-    p->swept_ns = now;
-    return false;
-}
-
 bool pager_step(struct memd *m)
 {
     struct pager *p = m->pager;
@@ -595,6 +620,9 @@ bool pager_step(struct memd *m)
         break;
     case PAGER_PACK:
         step_pack(m);
+        break;
+    case PAGER_SPILL:
+        more = step_spill(m);
         break;
     case PAGER_SWAP:
         more = step_swap(m);
@@ -614,7 +642,7 @@ bool pager_step(struct memd *m)
     default:
         break;
     }
-    return upkeep(m) || more;
+    return pager_keep(m) || more;
 }
 
 uint64_t pager_due_ns(struct memd *m)
@@ -630,29 +658,8 @@ uint64_t pager_due_ns(struct memd *m)
         due = 0;
     if (atomic_load_explicit(&p->lost, memory_order_relaxed))
         due = 0;
-    if (atomic_load_explicit(&p->emptied, memory_order_relaxed) && p->swept_ns + SWEEP_MS * 1000000ull < due)
-        due = p->swept_ns + SWEEP_MS * 1000000ull;
+    if (atomic_load_explicit(&p->emptied, memory_order_relaxed) &&
+        p->swept_ns + PAGER_SWEEP_MS * 1000000ull < due)
+        due = p->swept_ns + PAGER_SWEEP_MS * 1000000ull;
     return due;
-}
-
-struct pager_counts pager_count(struct memd *m)
-{
-    struct pager_counts n = {.metadata_bytes = m->pager->missing_chunks * PAGE_BYTES};
-
-    for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
-        struct region *r = m->regions[i];
-        n.parked += r ? atomic_load_explicit(&r->out.parked, memory_order_relaxed) : 0;
-        n.sampled += r ? atomic_load_explicit(&r->out.sampled, memory_order_relaxed) : 0;
-        n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
-        n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
-    }
-    if (m->pager->pool) {
-        struct pool_counts pool = pool_count(m->pager->pool);
-        n.packed_bytes = pool.used_bytes;
-        n.host_bytes = pool.host_bytes;
-    }
-    if (m->pager->swap)
-        n.swap = swapfile_count(m->pager->swap);
-    n.metadata_bytes += n.swap.memory_bytes;
-    return n;
 }

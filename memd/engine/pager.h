@@ -7,11 +7,14 @@
 #include "memd/engine/pool.h"
 #include "memd/engine/swapfile.h"
 
+#define PAGER_SWEEP_MS 500u /* between looks at which chunks have nothing out any more */
+
 enum pager_phase {
     PAGER_IDLE,
     PAGER_PARK,   /* going round, parking */
     PAGER_WAIT,   /* for somebody to touch what was parked */
     PAGER_PACK,   /* going round, packing what is still parked */
+    PAGER_SPILL,  /* the window's go to the swap file, before others are parked */
     PAGER_SWAP,   /* going round, writing what is packed, or parked for good, to the swap file */
     PAGER_FORGET, /* going round, because it is full: records of pages that are home are given up */
     PAGER_FLUSH,  /* the last of it is being written */
@@ -44,6 +47,8 @@ struct pager {
     uint64_t kept;   /* pages that could not be packed: on their way to the swap file as they are */
     uint64_t before; /* wholes, when it began */
     uint64_t errors; /* of the swap file, when it began to write */
+    bool writes;     /* to it: what may be written is known */
+    bool at_once;    /* not by windows: the file is full */
     bool forgot;     /* PAGER_FORGET was tried */
     uint64_t pack_ns;
     int error;
@@ -51,10 +56,17 @@ struct pager {
     uint32_t page;                    /* in the chunk's pages, PAGER_PACK and PAGER_HOME */
     uint32_t left;                    /* chunks to go round */
     uint32_t home_step;               /* pages to bring home at a time */
-    uint32_t window;                  /* chunks parked from, and not yet packed from */
+    uint32_t from_region, from_chunk; /* where the window begins: chunks that are parked, packed and, */
+    uint32_t chunks;                  /* perhaps, swapped before others are parked; so many */
+    uint32_t window;                  /* of these, that are left */
     uint32_t hand_region, hand_chunk; /* where the next PAGEOUT begins */
     uint64_t swept_ns;
     uint32_t missing_chunks;
+
+    /* pace.c */
+    _Atomic uint32_t pace_us;
+    _Atomic uint64_t pace_kept_ns;  /* since then it has been becoming less */
+    uint64_t pace_homes, pace_outs; /* when it was last measured */
 
     /* merged pages, see merged.c */
     uint64_t aged_ns;  /* when it was begun to see which are touched; 0: never */
@@ -70,6 +82,7 @@ void pager_order(struct memd *m, const struct wire_rec_page *order);
 void pager_forget(struct memd *m); /* the session is gone */
 bool pager_step(struct memd *m);   /* some of what is to be done; false: nothing now */
 uint64_t pager_due_ns(struct memd *m);
+bool pager_keep(struct memd *m); /* pager_keep.c; true: there is more to do now */
 
 /* What there is in a chunk. */
 struct choice {

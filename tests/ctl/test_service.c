@@ -195,7 +195,7 @@ static void the_background_is_entered_when_ready(void **state)
 
     kill(daemon, SIGTERM);
     assert_int_equal(end_of(daemon), 0);
-    while (waitpid(-1, NULL, WNOHANG) > 0)
+    while (waitpid(-1, NULL, 0) > 0)
         ; /* the child of the second */
     assert_int_equal(access(control_path, F_OK), -1);
 }

@@ -81,6 +81,22 @@ static bool has_answered(struct script_vm *vm, void *arg)
     return vm->balloon.answered == *(uint64_t *)arg;
 }
 
+static uint64_t how_many(struct script_vm *vm)
+{
+    pthread_mutex_lock(&vm->script->lock);
+    uint64_t n = vm->balloons;
+    pthread_mutex_unlock(&vm->script->lock);
+    return n;
+}
+
+static uint64_t sessions_of(struct script_vm *vm)
+{
+    pthread_mutex_lock(&vm->script->lock);
+    uint64_t n = vm->sessions_seen;
+    pthread_mutex_unlock(&vm->script->lock);
+    return n;
+}
+
 /* The next one after `n`. */
 static struct wire_rec_balloon said(struct script_vm *vm, uint64_t n)
 {
@@ -181,7 +197,7 @@ static void is_told_and_asked(void **state)
     actual = RAM;
     CHECK(script_wait(rig.vm, is_actual, &actual, SCRIPT_WAIT_MS), "more than RAM is not RAM");
 
-    uint64_t before = rig.vm->balloons;
+    uint64_t before = how_many(rig.vm);
     OK(memd_balloon_detach(rig.memd));
     EQUALS(said(rig.vm, before).flags, 0);
     is = ask(rig.vm, 5, WIRE_BALLOON_SET, 0);
@@ -199,15 +215,13 @@ static void is_told_seldom(void **state)
     (void)state;
     OK(memd_balloon_attach(rig.memd, &ops));
     said(rig.vm, 0);
-    uint64_t begun = kit_ms(), before = rig.vm->balloons;
+    uint64_t begun = kit_ms(), before = how_many(rig.vm);
     for (uint64_t i = 1; kit_ms() - begun < 500; i++) {
         info.actual_bytes = i % 1000 * PAGE;
         OK(memd_balloon_update(rig.memd, &info, NULL));
     }
     uint64_t passed = kit_ms() - begun;
-    pthread_mutex_lock(&rig.script->lock);
-    uint64_t told = rig.vm->balloons - before;
-    pthread_mutex_unlock(&rig.script->lock);
+    uint64_t told = how_many(rig.vm) - before;
     CHECK(told >= 1 && told <= passed / 10 + 2, "%llu records in %llu ms", (unsigned long long)told,
           (unsigned long long)passed);
     info.actual_bytes = 5 * MIB;
@@ -252,7 +266,7 @@ static void a_new_daemon_is_told(void **state)
     (void)state;
     OK(memd_balloon_attach(rig.memd, &ops));
     EQUALS(ask(rig.vm, 9, WIRE_BALLOON_SET, MIB).target_bytes, MIB);
-    uint64_t sessions = rig.vm->sessions_seen, before = rig.vm->balloons;
+    uint64_t sessions = sessions_of(rig.vm), before = how_many(rig.vm);
     script_vanish(rig.script);
     script_appear(rig.script);
     script_wait_back(rig.vm, sessions);
@@ -261,10 +275,10 @@ static void a_new_daemon_is_told(void **state)
     EQUALS(is.target_bytes, MIB);
     EQUALS(is.answered, 0);
     /* and that there is none any more, which it may not have heard */
-    sessions = rig.vm->sessions_seen;
+    sessions = sessions_of(rig.vm);
     script_vanish(rig.script);
     OK(memd_balloon_detach(rig.memd));
-    before = rig.vm->balloons;
+    before = how_many(rig.vm);
     script_appear(rig.script);
     script_wait_back(rig.vm, sessions);
     EQUALS(said(rig.vm, before).flags, 0);
