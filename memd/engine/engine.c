@@ -128,8 +128,9 @@ static void stop_threads(struct memd *m)
         pthread_join(m->worker, NULL);
         m->worker_started = false;
     }
-    atomic_store(&m->fault_stop, true);
     if (m->fault_started) {
+        fault_attend(m); /* it is there until it has been told to stop */
+        atomic_store(&m->fault_stop, true);
         while (write(m->wake_fault, &one, sizeof one) < 0 && errno == EINTR)
             ;
         pthread_join(m->fault, NULL);

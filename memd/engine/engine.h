@@ -4,9 +4,9 @@
  *
  * Threads
  *   worker        scans, hashes, drops zero pages, merges, heals; talks to the daemon. Background priority.
- *   fault server  reads both userfaultfds. Answers accesses to pages that are being held aside. Takes no
- * lock: it tries a chunk once and moves on. Never touches guest memory, never allocates. API callers   any
- * thread of the VMM.
+ *   fault server  reads userfaultfd A, between fault_attend() and fault_release() B, too. Answers accesses to
+ * pages that are being held aside. Takes no lock: it tries a chunk once and moves on. Never touches guest
+ * memory, never allocates. API callers   any thread of the VMM.
  *
  * Locks, in the order they may be taken
  *   1. engine.work   every change of the VMM's mappings, of page map entries and of the region table is made
@@ -226,6 +226,7 @@ struct memd {
     int wake_worker, wake_fault; /* eventfds */
     char *parking;               /* PARKING_PAGES, registered with A, never forked */
     char *parking_map;           /* with its guards */
+    char *bell;                  /* a page registered with A, empty: wakes the fault server */
     char *window;     /* CHUNK_PAGES of unpopulated memory registered with A, to move over a range */
     char *window_map; /* with its guards */
     uint32_t window_flags;
@@ -240,7 +241,9 @@ struct memd {
     _Atomic unsigned api_waiting;
     _Atomic bool stopping, fault_stop;
     _Atomic bool fault_waits;     /* the fault server has found a chunk locked, see out_unlock() */
-    _Atomic uint64_t fault_turns; /* loops of the fault server, see fault_quiesce() */
+    _Atomic uint64_t fault_turns; /* times the fault server has looked at all it has, see fault_quiesce() */
+    _Atomic bool fault_blocks;    /* the fault server sees nothing but userfaultfd A */
+    _Atomic unsigned fault_attends;
     _Atomic unsigned paused;
 
     struct region *_Atomic regions[MEMD_REGIONS_MAX];
@@ -526,7 +529,10 @@ bool scanning_on(struct memd *m);
 
 /* ---- fault.c, worker.c, fork.c */
 void *fault_main(void *arg);
-void fault_quiesce(struct memd *m);
+/* From here to fault_release() the fault server looks at all it has, not only at userfaultfd A. Work held. */
+void fault_attend(struct memd *m);
+void fault_release(struct memd *m);
+void fault_quiesce(struct memd *m); /* all that had come has been answered; work held */
 void *worker_main(void *arg);
 int fork_fits(void);            /* brings home what must be in a child; -ENOMEM: it does not fit */
 int fork_watch(void);           /* fork() calls the engines' handlers from now on */

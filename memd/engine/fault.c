@@ -10,6 +10,12 @@
  * forgotten: reading it is what its mremap (place_window) waits for, so this thread never waits for anybody.
  * uffd B, write to a protected page: the page is being healed; the same.
  *
+ * What it waits for. As a rule there is nothing but faults of uffd A, and then it waits in read(): poll()
+ * makes a fault 1.5 to 2 us longer. It waits in poll() for all it has while something is to be tried
+ * again, or is being read from the swap file, which it knows, and while somebody wants more of it: pages are
+ * being protected with uffd B, or a turn is waited for (fault_attend). Whoever wants more rings the bell, if
+ * the server is in read(): touches a page registered with uffd A in which there is nothing.
+ *
  * No allocation, no lock, no access to guest memory, no system call that waits for one of the engine's
  * threads.
  */
@@ -24,6 +30,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define MESSAGES_MAX 32
@@ -38,6 +45,8 @@ struct server {
     struct memd *m;
     struct deferred deferred[DEFERRED_MAX];
     unsigned ndeferred;
+    bool waits;    /* something is to be tried again in a moment */
+    bool blocking; /* userfaultfd A: read() waits */
     uint64_t missed_first,
         missed_end; /* where accesses wait that there was no room to remember; 0: nowhere */
 };
@@ -47,7 +56,7 @@ struct server {
 static bool is_own(const struct memd *m, uint64_t hva)
 {
     if (hva - (uintptr_t)m->parking < PARKING_PAGES * PAGE_BYTES ||
-        hva - (uintptr_t)m->window < CHUNK_PAGES * PAGE_BYTES)
+        hva - (uintptr_t)m->window < CHUNK_PAGES * PAGE_BYTES || hva - (uintptr_t)m->bell < PAGE_BYTES)
         return true;
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++) {
         const struct region *r = atomic_load_explicit(&m->regions[i], memory_order_acquire);
@@ -126,6 +135,19 @@ static void serve_deferred(struct server *s)
     s->missed_first = s->missed_end = 0;
 }
 
+static void answer_all(struct server *s, int uffd, const struct uffd_msg *msg, ssize_t n)
+{
+    uint64_t since_ns = n > 0 ? now_ns() : 0;
+
+    pace_wait(s->m, n > 0 ? (unsigned)n : 0);
+    for (ssize_t i = 0; i < n; i++) {
+        if (msg[i].event != UFFD_EVENT_PAGEFAULT)
+            continue;
+        atomic_fetch_add_explicit(&s->m->stats.faults, 1, memory_order_relaxed);
+        serve(s, uffd, msg[i].arg.pagefault.address, since_ns);
+    }
+}
+
 /* All that has come: see fault_quiesce(). */
 static void drain(struct server *s, int uffd)
 {
@@ -134,62 +156,133 @@ static void drain(struct server *s, int uffd)
 
     do {
         n = read(uffd, msg, sizeof msg) / (ssize_t)sizeof *msg;
-        uint64_t since_ns = n > 0 ? now_ns() : 0;
-        pace_wait(s->m, n > 0 ? (unsigned)n : 0);
-        for (ssize_t i = 0; i < n; i++) {
-            if (msg[i].event != UFFD_EVENT_PAGEFAULT)
-                continue;
-            atomic_fetch_add_explicit(&s->m->stats.faults, 1, memory_order_relaxed);
-            serve(s, uffd, msg[i].arg.pagefault.address, since_ns);
-        }
+        answer_all(s, uffd, msg, n);
     } while (n == MESSAGES_MAX);
+}
+
+/* ---- what to wait for */
+
+static bool set_blocking(struct server *s, bool blocking)
+{
+    int nonblocking = !blocking;
+
+    if (s->blocking == blocking)
+        return true;
+    if (!ioctl(s->m->uffd_a, FIONBIO, &nonblocking))
+        s->blocking = blocking;
+    else if (!blocking) /* it was not when it was asked for the other way round */
+        log_msg(s->m, MEMD_LOG_ERROR, "fault server: FIONBIO is refused now (%d): see docs/syscalls.md",
+                errno);
+    return s->blocking == blocking;
+}
+
+/* True: read() of userfaultfd A may wait, and whoever wants more knows that it does. */
+static bool only_a(struct server *s)
+{
+    struct memd *m = s->m;
+
+    if (s->waits || s->ndeferred || s->missed_end || swap_reads(m) ||
+        atomic_load_explicit(&m->fault_attends, memory_order_relaxed) || !set_blocking(s, true))
+        return false;
+    /* seq_cst, as is the other side: of "it waits" and "somebody wants more" one is seen (fault_attend) */
+    atomic_store(&m->fault_blocks, true);
+    if (!atomic_load(&m->fault_attends))
+        return true;
+    atomic_store(&m->fault_blocks, false);
+    return false;
+}
+
+static void wait_for_a(struct server *s)
+{
+    struct uffd_msg msg[MESSAGES_MAX];
+    ssize_t n = read(s->m->uffd_a, msg, sizeof msg) / (ssize_t)sizeof *msg;
+
+    atomic_store(&s->m->fault_blocks, false);
+    answer_all(s, s->m->uffd_a, msg, n);
+}
+
+static void wait_for_all(struct server *s)
+{
+    struct memd *m = s->m;
+    struct swapfile *swap = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
+    struct pollfd fds[] = {{m->uffd_a, POLLIN, 0},
+                           {m->uffd_b, POLLIN, 0},
+                           {m->wake_fault, POLLIN, 0},
+                           {swap ? swapfile_fetch_fd(swap) : -1, POLLIN, 0}};
+
+    set_blocking(s, false); /* poll() says nothing of a userfaultfd that blocks */
+    poll(fds, 4, s->waits ? 1 : -1);
+    /* seq_cst: a turn counted here began after everything its reader had published */
+    atomic_fetch_add(&m->fault_turns, 1);
+    if (fds[2].revents) {
+        uint64_t count;
+        if (read(m->wake_fault, &count, sizeof count) < 0 && errno != EAGAIN)
+            log_msg(m, MEMD_LOG_ERROR, "fault server: eventfd: %d", errno);
+    }
+    serve_deferred(s);
+    if (fds[0].revents)
+        drain(s, m->uffd_a);
+    if (fds[1].revents)
+        drain(s, m->uffd_b);
+}
+
+/* What could not be answered is tried again. */
+static void look_again(struct server *s)
+{
+    struct memd *m = s->m;
+    bool waits = swap_complete(m);
+
+    /* only this thread changes it */
+    if (waits || s->ndeferred || atomic_load_explicit(&m->fault_waits, memory_order_relaxed)) {
+        /* seq_cst: whoever unlocks a chunk after this look at it sees that somebody waits (out_unlock) */
+        atomic_store(&m->fault_waits, waits || s->ndeferred);
+        serve_deferred(s);
+    }
+    s->waits = waits || s->ndeferred > 0 || swap_waits(m);
 }
 
 void *fault_main(void *arg)
 {
     struct server s = {.m = arg};
-    struct memd *m = arg;
-    bool waits = false;
 
-    while (!atomic_load(&m->fault_stop)) {
-        struct swapfile *swap = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
-        struct pollfd fds[] = {{m->uffd_a, POLLIN, 0},
-                               {m->uffd_b, POLLIN, 0},
-                               {m->wake_fault, POLLIN, 0},
-                               {swap ? swapfile_fetch_fd(swap) : -1, POLLIN, 0}};
-        poll(fds, 4, waits ? 1 : -1);
-        /* seq_cst: a turn counted here began after everything its reader had published */
-        atomic_fetch_add(&m->fault_turns, 1);
-        if (fds[2].revents) {
-            uint64_t count;
-            if (read(m->wake_fault, &count, sizeof count) < 0 && errno != EAGAIN)
-                log_msg(m, MEMD_LOG_ERROR, "fault server: eventfd: %d", errno);
-        }
-        serve_deferred(&s);
-        if (fds[0].revents)
-            drain(&s, m->uffd_a);
-        if (fds[1].revents)
-            drain(&s, m->uffd_b);
-        waits = swap_complete(m);
-        /* seq_cst: whoever unlocks a chunk after this look at it sees that somebody waits (out_unlock) */
-        atomic_store(&m->fault_waits, waits || s.ndeferred);
-        serve_deferred(&s);
-        waits |= s.ndeferred > 0 || swap_waits(m);
+    while (!atomic_load(&s.m->fault_stop)) {
+        if (only_a(&s))
+            wait_for_a(&s);
+        else
+            wait_for_all(&s);
+        look_again(&s);
     }
     return NULL;
 }
 
+void fault_attend(struct memd *m)
+{
+    atomic_fetch_add(&m->fault_attends, 1);
+    while (atomic_load(&m->fault_blocks)) {
+        place_empty(m->bell, PAGE_BYTES); /* whoever locks all memory fills it */
+        (void)*(volatile const char *)m->bell;
+    }
+}
+
+void fault_release(struct memd *m)
+{
+    atomic_fetch_sub(&m->fault_attends, 1);
+}
+
 void fault_quiesce(struct memd *m)
 {
-    uint64_t seen = atomic_load(&m->fault_turns), one = 1;
+    uint64_t one = 1;
 
     if (!m->fault_started)
         return;
+    fault_attend(m);
+    uint64_t seen = atomic_load(&m->fault_turns);
     /* three turns: the first may have looked for messages before; the second has, and the third begins when
      * what it found is answered */
     while (atomic_load(&m->fault_turns) - seen < 3) {
         if (write(m->wake_fault, &one, sizeof one) < 0 && errno != EAGAIN)
-            return;
+            break;
         sched_yield();
     }
+    fault_release(m);
 }

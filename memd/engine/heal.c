@@ -292,12 +292,14 @@ static void heal_all(struct memd *m, struct heal *h, unsigned n)
 {
     bool written = false;
 
+    fault_attend(m);
     for (unsigned k = 0; k < n; k++)
         written |= begin(m, &h[k]);
     if (written)
         probe_pins(m, h, n);
     for (unsigned k = 0; k < n; k++)
         finish(m, &h[k]);
+    fault_release(m);
 }
 
 static bool is_idle(const struct heal *h)

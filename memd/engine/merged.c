@@ -226,6 +226,7 @@ uint32_t merged_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
 
     if (leaves_alone(m, r, chunk) || out_prepare(m, r, false) || pager_look(m, r, chunk, &touched))
         return 0;
+    fault_attend(m);
     for (uint32_t page = chunk_first(r, chunk); n < most && next_run(m, r, page, end, &run);) {
         page = run.end;
         if (ring_room(&m->session.up) < ROOM_BYTES || m->session.broken)
@@ -233,6 +234,7 @@ uint32_t merged_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
         if (cold_part(&touched, &run, all) && take(m, r, &run))
             n += run.end - run.page;
     }
+    fault_release(m);
     if (n || vmas)
         chunk_count_vmas(m, r, chunk);
     atomic_fetch_add_explicit(&m->stats.merged_outs, n, memory_order_relaxed);
@@ -262,6 +264,7 @@ void merged_age(struct memd *m, struct region *r, uint32_t chunk)
 
     if (leaves_alone(m, r, chunk) || pager_look(m, r, chunk, &touched))
         return;
+    fault_attend(m);
     for (uint32_t page = chunk_first(r, chunk); next_run(m, r, page, chunk_end(r, chunk), &run);
          page = run.end) {
         bool any = false;
@@ -270,4 +273,5 @@ void merged_age(struct memd *m, struct region *r, uint32_t chunk)
         if (any)
             drop_entries(m, r, &run);
     }
+    fault_release(m);
 }

@@ -193,10 +193,13 @@ int place_init(struct memd *m)
     m->parking = map_guarded(bytes, &m->parking_map);
     m->window = map_guarded(CHUNK_PAGES * PAGE_BYTES, &map);
     m->window_map = m->window ? map : NULL;
-    if (!m->parking || !m->window)
+    m->bell = place_reserve(PAGE_BYTES);
+    if (!m->parking || !m->window || !m->bell)
         return -ENOMEM;
     madvise(m->parking, bytes, MADV_NOHUGEPAGE);
     int err = uffd_register(m->uffd_a, m->parking, bytes, UFFDIO_REGISTER_MODE_MISSING);
+    if (!err)
+        err = uffd_register(m->uffd_a, m->bell, PAGE_BYTES, UFFDIO_REGISTER_MODE_MISSING);
     return err ? err : window_map(m, 0);
 }
 
@@ -206,7 +209,9 @@ void place_fini(struct memd *m)
         munmap(m->parking_map, PARKING_PAGES * PAGE_BYTES + 2 * GUARD_BYTES);
     if (m->window_map)
         munmap(m->window_map, CHUNK_PAGES * PAGE_BYTES + 2 * GUARD_BYTES);
-    m->parking = m->window_map = NULL;
+    if (m->bell)
+        munmap(m->bell, PAGE_BYTES);
+    m->parking = m->window_map = m->bell = NULL;
 }
 
 int place_anon(struct memd *m, struct region *r, uint32_t page, uint32_t npages)

@@ -412,9 +412,9 @@ bool swap_complete(struct memd *m)
     unsigned at = 0;
     bool left = false;
 
-    while (file && (x = swapfile_fetched(file, &at))) {
+    while (file && swapfile_fetches(file) && (x = swapfile_fetched(file, &at))) {
         if (complete(m, x))
-            x->used = false;
+            swapfile_fetch_end(file, x);
         else
             left = true;
     }
@@ -425,5 +425,12 @@ bool swap_waits(struct memd *m)
 {
     const struct swapfile *file = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
 
-    return file && swapfile_fetch_waits(file);
+    return file && swapfile_fetches(file) && swapfile_fetch_waits(file);
+}
+
+bool swap_reads(struct memd *m)
+{
+    const struct swapfile *file = atomic_load_explicit(&m->pager->swap, memory_order_acquire);
+
+    return file && swapfile_fetches(file);
 }

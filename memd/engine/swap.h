@@ -6,7 +6,7 @@
 #include "memd/engine/engine.h"
 #include "memd/engine/swapfile.h"
 
-/* All but the last three: engine.work held. */
+/* All but the last four: engine.work held. */
 
 int swap_begin(struct memd *m); /* if there is one; when the first page goes out */
 int swap_attach(struct memd *m, int fd, uint64_t max_bytes); /* takes `fd` */
@@ -28,5 +28,6 @@ int swap_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_n
 /* Brings home what has been read. True: some could not be, and are to be tried again. */
 bool swap_complete(struct memd *m);
 bool swap_waits(struct memd *m); /* there is something for it to do */
+bool swap_reads(struct memd *m); /* or there will be: something is being read */
 
 #endif

@@ -109,6 +109,8 @@ struct swap_fetch {
 int swapfile_fetch(struct swapfile *file, const struct swap_ask *ask);
 /* The next read that is ready, from *at on; NULL: no more. Drop it with used = false. */
 struct swap_fetch *swapfile_fetched(struct swapfile *file, unsigned *at);
+void swapfile_fetch_end(struct swapfile *file, struct swap_fetch *fetch); /* what it brought is not needed */
+unsigned swapfile_fetches(const struct swapfile *file);                   /* begun and not ended */
 bool swapfile_fetch_waits(const struct swapfile *file); /* there is something for swapfile_fetched() to do */
 int swapfile_fetch_fd(const struct swapfile *file);     /* readable when a read has ended; -1: none */
 /* Decrypts what was fetched, or ready. 0 or -EBADMSG. */

@@ -89,6 +89,7 @@ struct swapfile {
 
     /* the fault server's */
     struct swap_fetch fetch[SWAP_FETCHES + SWAP_JOINS]; /* the first ones read, the others wait for a group */
+    unsigned nfetches;                                  /* in use */
     char *fetch_bytes;                                  /* SWAP_FETCHES times FETCH_BYTES */
     struct swap_group group[GROUPS];
     char *group_bytes; /* NULL: nothing is read ahead */

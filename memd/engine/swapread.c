@@ -328,6 +328,7 @@ int swapfile_fetch(struct swapfile *file, const struct swap_ask *ask)
                              .where = ask->where,
                              .since_ns = ask->since_ns,
                              .group = g};
+    file->nfetches++;
     if (g) {
         x->data = group_data(file, g) + (ask->where.offset - g->offset);
         group_use(file, g, &ask->where, ask->since_ns);
@@ -342,6 +343,17 @@ int swapfile_fetch(struct swapfile *file, const struct swap_ask *ask)
     x->data = to + skip;
     begin(file, x, to, offset, bytes);
     return 0;
+}
+
+void swapfile_fetch_end(struct swapfile *file, struct swap_fetch *fetch)
+{
+    fetch->used = false;
+    file->nfetches--;
+}
+
+unsigned swapfile_fetches(const struct swapfile *file)
+{
+    return file->nfetches;
 }
 
 bool swapfile_fetch_waits(const struct swapfile *file)
