@@ -2,6 +2,8 @@
 /* Theory of operation: see balloon_rung.h. */
 #include "memd/daemon/balloon_rung.h"
 
+#define PAGE_BYTES 4096u
+
 void balloon_rung_see(struct balloon_rung *rung, const struct balloon_seen *seen, bool deflates_on_oom)
 {
     bool has_room = rung->seen.has_room;
@@ -54,13 +56,23 @@ uint64_t balloon_rung_gives_back(const struct balloon_rung *rung, bool dry_run)
     return dry_run && rung->verdict.rule == BALLOON_RULE_ROOM ? 0 : rung->verdict.set_bytes;
 }
 
+/* Of `bytes`, what it can take if the host gets all of it, and all that leaves besides, and what is reserved
+ * stays. */
+static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t bytes)
+{
+    uint64_t stays = vm->terms.reservation_bytes + vm->loose_bytes + vm->pending_bytes + pages * PAGE_BYTES;
+    uint64_t most = vm->resident_bytes > stays ? vm->resident_bytes - stays : 0;
+
+    return vm->terms.reservation_bytes && bytes > most ? most : bytes;
+}
+
 void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_answer *answer,
                         struct budget_vm *vm)
 {
     const struct balloon_verdict *v = &rung->verdict;
     double paged = answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1;
 
-    vm->balloon_bytes = (uint64_t)((double)v->offer_bytes * v->returned);
+    vm->balloon_bytes = (uint64_t)((double)unreserved(vm, 0, v->offer_bytes) * v->returned);
     vm->inflating_bytes = v->pending_bytes;
     vm->balloon_first = balloon_policy_is_first(v->returned, paged);
 }
@@ -79,14 +91,15 @@ struct budget_vm balloon_rung_describe(const struct balloon_rung *rung, const st
     return vm;
 }
 
-uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_plan *plan, bool dry_run,
-                                uint64_t *ret_bytes)
+uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_vm *vm,
+                                const struct budget_plan *plan, bool dry_run, uint64_t *ret_bytes)
 {
     const struct balloon_verdict *v = &rung->verdict;
     uint64_t bytes = plan->balloon_bytes ? (uint64_t)((double)plan->balloon_bytes / v->returned) : 0;
 
     if (bytes > v->offer_bytes)
         bytes = v->offer_bytes;
+    bytes = unreserved(vm, plan->order.pages, bytes);
     *ret_bytes = bytes;
     if (!bytes || v->set_bytes || dry_run)
         return 0;

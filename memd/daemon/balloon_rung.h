@@ -38,15 +38,16 @@ uint64_t balloon_rung_judge(struct balloon_rung *rung, const struct budget_scope
                             enum budget_state state);
 /* The target to order at once; 0: none. A dry run gives back what a guest needs, and nothing else. */
 uint64_t balloon_rung_gives_back(const struct balloon_rung *rung, bool dry_run);
-/* What can be had by it, into what is known of its VM. `answer`: of the VM's last order for pages. */
+/* What can be had by it, into what is known of its VM. `answer`: of the VM's last order for pages. What a
+ * step returns is a hint: no more is offered than may come without what is reserved. */
 void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_answer *answer,
                         struct budget_vm *vm);
 /* A VM that takes part by its balloon alone: what its guest does not say to be available it uses. */
 struct budget_vm balloon_rung_describe(const struct balloon_rung *rung, const struct budget_terms *terms);
-/* The target to order for a plan; 0: none. `ret_bytes`: what the balloon is to take, as the guest sees it,
- * also where something speaks against ordering it now. */
-uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_plan *plan, bool dry_run,
-                                uint64_t *ret_bytes);
+/* The target to order for the plan of this VM; 0: none. `ret_bytes`: what the balloon is to take, as the
+ * guest sees it, also where something speaks against ordering it now. */
+uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_vm *vm,
+                                const struct budget_plan *plan, bool dry_run, uint64_t *ret_bytes);
 /* What the guest has said since the last look cannot wait for the next one. */
 bool balloon_rung_is_urgent(const struct balloon_rung *rung);
 

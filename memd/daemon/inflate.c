@@ -241,7 +241,8 @@ static void carry_out(struct core *core, struct inflate_one *one, const struct b
                       struct why_entry *entry)
 {
     const struct balloon_verdict *v = &one->rung.verdict;
-    uint64_t target = balloon_rung_carry_out(&one->rung, plan, core->config.dry_run, &entry->balloon_bytes);
+    uint64_t target =
+        balloon_rung_carry_out(&one->rung, &entry->vm, plan, core->config.dry_run, &entry->balloon_bytes);
 
     entry->has_balloon = true;
     entry->balloon = *v;

@@ -109,11 +109,11 @@ static void test_step(void **state)
     assert_int_equal(vm.balloon_bytes, 128 * MIB);
     assert_true(vm.balloon_first);
 
-    assert_int_equal(balloon_rung_carry_out(&rung, &plan, false, &bytes), 0);
+    assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes), 0);
     plan.balloon_bytes = 100 * MIB;
-    assert_int_equal(balloon_rung_carry_out(&rung, &plan, true, &bytes), 0);
+    assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, true, &bytes), 0);
     assert_int_equal(bytes, 100 * MIB);
-    assert_int_equal(balloon_rung_carry_out(&rung, &plan, false, &bytes), 924 * MIB);
+    assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes), 924 * MIB);
     assert_int_equal(bytes, 100 * MIB);
 
     /* it is there, and the host sees 10 MiB less: a tenth */
@@ -133,7 +133,7 @@ static void test_step(void **state)
     balloon_rung_offer(&rung, &answer, &vm); /* pages come back as badly */
     assert_true(vm.balloon_first);
     plan.balloon_bytes = 1024 * MIB; /* more than it has offered */
-    balloon_rung_carry_out(&rung, &plan, false, &bytes);
+    balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes);
     assert_int_equal(bytes, rung.verdict.offer_bytes);
 
     vm = balloon_rung_describe(&rung, &(struct budget_terms){.shares = 7});
@@ -143,6 +143,39 @@ static void test_step(void **state)
     assert_true(vm.balloon_first);
 }
 
+/* Next to nothing came of the last step, so ten times as much as is wanted is asked for now. All of it may
+ * come. */
+static void test_reserved(void **state)
+{
+    static const struct {
+        uint64_t reservation, loose, pending, order, offers, takes;
+    } cases[] = {
+        {0, 0, 0, 0, 128, 128},  {500, 0, 0, 0, 128, 128}, {800, 0, 0, 0, 100, 100},
+        {800, 30, 0, 0, 70, 70}, {800, 30, 20, 0, 50, 50}, {800, 0, 0, 60, 100, 40},
+        {880, 0, 0, 20, 20, 0},  {900, 0, 0, 0, 0, 0},     {1024, 0, 0, 0, 0, 0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_rung rung = {.memory.returned = 0.1};
+        struct policy_answer answer = {0};
+        struct budget_plan plan = {.order.pages = cases[i].order * MIB / 4096};
+        struct budget_vm vm = {.resident_bytes = guest.resident_bytes,
+                               .loose_bytes = cases[i].loose * MIB,
+                               .pending_bytes = cases[i].pending * MIB,
+                               .terms.reservation_bytes = cases[i].reservation * MIB};
+        uint64_t bytes;
+        balloon_rung_see(&rung, &guest, false);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+        balloon_rung_offer(&rung, &answer, &vm);
+        assert_in_range(vm.balloon_bytes + 1, cases[i].offers * MIB / 10, cases[i].offers * MIB / 10 + 1);
+        plan.balloon_bytes = 128 * MIB / 10;
+        uint64_t target = balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes);
+        assert_in_range(bytes + 16, cases[i].takes * MIB, cases[i].takes * MIB + 16);
+        assert_int_equal(!target, !cases[i].takes);
+    }
+}
+
 static void test_gives_back(void **state)
 {
     const struct budget_scope roomy = {
@@ -150,6 +183,7 @@ static void test_gives_back(void **state)
     struct balloon_rung rung = {0};
     struct balloon_seen seen = guest;
     struct budget_plan plan = {.balloon_bytes = 100 * MIB};
+    struct budget_vm vm = {.resident_bytes = 900 * MIB};
     uint64_t bytes;
 
     (void)state;
@@ -167,7 +201,7 @@ static void test_gives_back(void **state)
     balloon_rung_judge(&rung, &host, 424 * MIB, BUDGET_LOW);
     assert_int_equal(rung.verdict.rule, BALLOON_RULE_NEED);
     assert_int_equal(balloon_rung_gives_back(&rung, true), 1024 * MIB); /* a need is none of the budget's */
-    assert_int_equal(balloon_rung_carry_out(&rung, &plan, false, &bytes), 0);
+    assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes), 0);
 
     seen.actual_bytes = seen.target_bytes = 1024 * MIB;
     balloon_rung_see(&rung, &seen, false);
@@ -177,8 +211,8 @@ static void test_gives_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_see),  cmocka_unit_test(test_hidden),     cmocka_unit_test(test_state),
-        cmocka_unit_test(test_step), cmocka_unit_test(test_gives_back),
+        cmocka_unit_test(test_see),  cmocka_unit_test(test_hidden),   cmocka_unit_test(test_state),
+        cmocka_unit_test(test_step), cmocka_unit_test(test_reserved), cmocka_unit_test(test_gives_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
