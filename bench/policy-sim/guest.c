@@ -26,6 +26,7 @@
 #define FILL_PER_S     (1e6 / BALLOON_US_PAGE)
 #define DROP_US        1.0    /* to drop a page of the cache, for whoever waits for it */
 #define READ_PER_S     64000. /* pages of its disk: 250 MiB */
+#define USE_S          4.0    /* between two uses of a page that is in use: COOL_S of model.c */
 #define KILLED_S       60.0   /* until what was killed is started again */
 #define KILLED_PART    0.5    /* of what processes held, and of what they want until then */
 #define SHORT_PART     16     /* a guest with less than one part in so many available is short */
@@ -219,21 +220,21 @@ static void hold(struct sim_vm *vm, double s, double now_s)
 
 /* ---------------------------------------------------------------- its files */
 
-/* So many pages of files are to be read into the cache, in place of others that are idle if need be. Returns
- * how many there was room for; those that there was none for were read in vain. */
-static double read_in(struct sim_vm *vm, double pages, double s)
+/* So many pages of files are to be read into the cache, in place of others that are idle if need be. Those
+ * that there is no room for are read whenever they are used, and gone again. */
+static void read_in(struct sim_vm *vm, double pages, double s)
 {
     struct sim_guest *g = &vm->kernel;
-    double read = least(pages, READ_PER_S * s), fresh = least(read, free_pages(vm));
-    double instead = least(read - fresh, less(g->cache, g->cache_used)), vain = read - fresh - instead;
+    double most = READ_PER_S * s, fresh = least(least(pages, most), free_pages(vm));
+    double instead = least(least(pages, most) - fresh, less(g->cache, g->cache_used));
+    double vain = least((pages - fresh - instead) * s / USE_S, most - fresh - instead);
 
     g->cache += fresh;
     g->cache_used += fresh + instead;
     g->dropped = less(g->dropped, fresh);
-    vm->lost_s += read / READ_PER_S;
-    vm->balloons.read_again += read;
-    g->stalls_s += (instead > 0 ? instead * DROP_US * 1e-6 : 0) + vain / READ_PER_S;
-    return fresh + instead;
+    vm->lost_s += (fresh + instead + vain) / READ_PER_S;
+    vm->balloons.read_again += fresh + instead + vain;
+    g->stalls_s += instead * DROP_US * 1e-6 + vain / READ_PER_S;
 }
 
 static void use_files(struct sim_vm *vm, double s)
