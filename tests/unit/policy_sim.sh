@@ -237,6 +237,12 @@ done
 # ---- a memd's status becomes a trace
 cat >"$tmp/memctl" <<'END'
 #!/bin/sh
+case $* in
+"agent list --json") [ -z "$AGENTS" ] || exec cat agents ;;
+"balloon list --json") [ -z "$AGENTS" ] || exec cat balloons ;;
+"status --json") ;;
+*) exit 1 ;;
+esac
 [ "$*" = "status --json" ] || exit 1
 n=$(cat count 2>/dev/null || echo 0)
 echo $((n + 1)) >count
@@ -246,12 +252,30 @@ END
 chmod +x "$tmp/memctl"
 (cd "$tmp" && rm -f count && "$sim" --record 2 --memctl "$tmp/memctl" >recorded.csv) || fail "a trace is not recorded"
 diff - "$tmp/recorded.csv" <<'END' || fail "recorded otherwise"
-second,vm,guest_bytes,touched_bytes,working_set_bytes,reservation_bytes,limit_bytes,shares,swap
-0,a,4194304,3145728,3145728,0,0,7,never
-0,b,4194304,3145728,4096,0,0,7,never
-1,a,4194304,3145728,8192,0,0,7,never
-1,b,0,0,0,0,0,0,allowed
+# policy-sim trace 2
+second,vm,guest_bytes,touched_bytes,working_set_bytes,reservation_bytes,limit_bytes,shares,swap,needed_bytes,balloon,balloon_min_bytes,engine
+0,a,4194304,3145728,3145728,0,0,7,never,,none,0,yes
+0,b,4194304,3145728,4096,0,0,7,never,,none,0,yes
+1,a,4194304,3145728,8192,0,0,7,never,,none,0,yes
+1,b,0,0,0,0,0,0,allowed,,none,0,yes
 END
+# with what guests say; c and d have no engine
+cat >"$tmp/agents" <<'END'
+{"agents":[{"vm":"a","state":"live","memory":{"mem_total_bytes":4000000,"mem_available_bytes":3000000}},
+{"vm":"c","state":"stale","memory":{"mem_total_bytes":4000000,"mem_available_bytes":1}}]}
+END
+balloon() { echo "{\"vm\":\"$1\",\"state\":\"$2\",\"can\":[$3],\"ram_bytes\":8388608,\"actual_bytes\":4194304,\"floor_bytes\":65536,\"stats\":{\"available_bytes\":$4}}"; }
+echo "{\"balloons\":[$(balloon a ready '"actual"' null),$(balloon b ready '' null),$(balloon c ready '"deflate-on-oom"' 1048576),$(balloon d ready '' 1048576),$(balloon e gone '' null)]}" >"$tmp/balloons"
+(cd "$tmp" && rm -f count && AGENTS=1 "$sim" --record 1 --memctl "$tmp/memctl" >guests.csv) || fail "a trace with guests is not recorded"
+diff - <(tail -n +3 "$tmp/guests.csv") <<'END' || fail "guests are recorded otherwise"
+0,a,4194304,3145728,3145728,0,0,7,never,1194304,agent,65536,yes
+0,b,4194304,3145728,4096,0,0,7,never,,mute,65536,yes
+0,c,8388608,4194304,3145728,0,0,0,never,3145728,stats,65536,no
+0,d,8388608,4194304,3145728,0,0,0,never,3145728,risky,65536,no
+0,e,8388608,4194304,4194304,0,0,0,never,,none,0,no
+END
+sim 0 --trace "$tmp/guests.csv" --host 64M
+is "$(guest agent vms) + $(guest stats vms) + $(guest risky vms) + $(guest mute vms)" "==" 4 || fail "recorded guests"
 sim 0 --trace "$tmp/recorded.csv" --host 64M
 [ "$(value vms)" = 2 ] || fail "a recorded trace does not run"
 "$sim" --record 1 --memctl /bin/false >"$tmp/out" 2>"$tmp/err" && fail "recorded of nobody"
