@@ -54,7 +54,8 @@ void sim_check_plan(struct sim_result *result, double now_s, const struct sim_vm
         sim_check_violated(result, now_s, "%s has %.0f MiB and was asked for %.0f of the %.0f reserved",
                            vm->name, (double)seen->resident_bytes / (1 << 20), (double)asked / (1 << 20),
                            (double)reserved / (1 << 20));
-    if (plan->target_bytes < reserved && plan->target_bytes < seen->resident_bytes - seen->pending_bytes)
+    uint64_t under_way = seen->pending_bytes + seen->inflating_bytes;
+    if (plan->target_bytes < reserved && plan->target_bytes + under_way < seen->resident_bytes)
         sim_check_violated(result, now_s, "%s has a target below its reservation", vm->name);
     if ((plan->why.reason == BUDGET_ORDERED) != (asked || plan->balloon_bytes))
         sim_check_violated(result, now_s, "%s: an order and its reason differ", vm->name);

@@ -70,10 +70,13 @@ void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_ans
                         struct budget_vm *vm)
 {
     const struct balloon_verdict *v = &rung->verdict;
+    const struct balloon_seen *seen = &rung->seen;
+    uint64_t moves = v->pending_bytes ? seen->actual_bytes - seen->target_bytes : 0;
     double paged = answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1;
 
     vm->balloon_bytes = (uint64_t)((double)unreserved(vm, 0, v->offer_bytes) * v->returned);
     vm->inflating_bytes = v->pending_bytes;
+    vm->loose_bytes += moves - v->pending_bytes; /* may come as well */
     vm->balloon_first = balloon_policy_is_first(v->returned, paged);
 }
 

@@ -174,6 +174,19 @@ static void test_reserved(void **state)
         assert_in_range(bytes + 16, cases[i].takes * MIB, cases[i].takes * MIB + 16);
         assert_int_equal(!target, !cases[i].takes);
     }
+
+    /* it is on its way, a tenth is expected: the rest may come, too */
+    struct balloon_rung rung = {.memory.returned = 0.1};
+    struct balloon_seen seen = guest;
+    struct budget_vm vm = {.resident_bytes = guest.resident_bytes, .loose_bytes = 5 * MIB};
+    seen.target_bytes = 924 * MIB;
+    balloon_rung_see(&rung, &seen, false);
+    balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+    assert_int_equal(rung.verdict.rule, BALLOON_RULE_MOVING);
+    balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+    assert_int_equal(vm.inflating_bytes, 10 * MIB);
+    assert_int_equal(vm.loose_bytes, 95 * MIB);
+    assert_int_equal(vm.balloon_bytes, 0);
 }
 
 static void test_gives_back(void **state)
