@@ -83,6 +83,7 @@ static json_t *guests_json(const struct sim_vm *vms, size_t n)
     for (int speaks = 0; speaks < SIM_SPEAKS; speaks++) {
         double guest = 0, resident = 0, used = 0, balloon = 0, lost = 0, seconds = 0;
         json_int_t all = 0, needs = 0, kills = 0, own = 0;
+        double waits[SIM_WAITS] = {0};
         for (size_t i = 0; i < n; i++) {
             const struct sim_vm *vm = &vms[i];
             if (vm->kernel.speaks != (enum sim_speaks)speaks || !vm->seconds)
@@ -97,15 +98,18 @@ static json_t *guests_json(const struct sim_vm *vms, size_t n)
             needs += (json_int_t)vm->balloons.needs;
             kills += (json_int_t)vm->balloons.kills;
             own += (json_int_t)vm->balloons.kills_own;
+            for (int w = 0; w < SIM_WAITS; w++)
+                waits[w] += vm->balloons.waits[w];
         }
         if (all)
-            json_array_append_new(list,
-                                  json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "guest",
-                                            sim_speaks_name((enum sim_speaks)speaks), "vms", all,
-                                            "resident_percent", percent(resident, guest),
-                                            "working_set_percent", percent(used, guest), "balloon_percent",
-                                            percent(balloon, guest), "lost_percent", percent(lost, seconds),
-                                            "needs", needs, "oom_kills", kills, "oom_kills_own", own));
+            json_array_append_new(
+                list,
+                json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:I, s:I}", "guest",
+                          sim_speaks_name((enum sim_speaks)speaks), "vms", all, "resident_percent",
+                          percent(resident, guest), "working_set_percent", percent(used, guest),
+                          "balloon_percent", percent(balloon, guest), "lost_percent", percent(lost, seconds),
+                          "needs", needs, "back_ms_p50", wait_us(waits, 0.5) / 1000, "back_ms_p99",
+                          wait_us(waits, 0.99) / 1000, "oom_kills", kills, "oom_kills_own", own));
     }
     return list;
 }
@@ -264,12 +268,13 @@ static void print_tables(const json_t *report)
         printf("%-8s %7.0f %5.0f %10.1f %9.1f %11.1f %10.1f %8.3f\n", word(row, "kind"), real(row, "shares"),
                real(row, "vms"), real(row, "resident_percent"), real(row, "working_set_percent"),
                real(row, "reclaimed_percent"), real(row, "refault_percent"), real(row, "lost_percent"));
-    printf("\n%-8s %5s %10s %9s %9s %8s %6s %9s %8s\n", "GUEST", "VMS", "RESIDENT%", "IN USE%", "BALLOON%",
-           "LOST%", "NEEDS", "OOM KILLS", "ITS OWN");
+    printf("\n%-8s %5s %10s %9s %9s %8s %6s %11s %11s %9s %8s\n", "GUEST", "VMS", "RESIDENT%", "IN USE%",
+           "BALLOON%", "LOST%", "NEEDS", "BACK ms p50", "BACK ms p99", "OOM KILLS", "ITS OWN");
     json_array_foreach(json_object_get(report, "guests"), i, row) printf(
-        "%-8s %5.0f %10.1f %9.1f %9.1f %8.3f %6.0f %9.0f %8.0f\n", word(row, "guest"), real(row, "vms"),
-        real(row, "resident_percent"), real(row, "working_set_percent"), real(row, "balloon_percent"),
-        real(row, "lost_percent"), real(row, "needs"), real(row, "oom_kills"), real(row, "oom_kills_own"));
+        "%-8s %5.0f %10.1f %9.1f %9.1f %8.3f %6.0f %11.0f %11.0f %9.0f %8.0f\n", word(row, "guest"),
+        real(row, "vms"), real(row, "resident_percent"), real(row, "working_set_percent"),
+        real(row, "balloon_percent"), real(row, "lost_percent"), real(row, "needs"), real(row, "back_ms_p50"),
+        real(row, "back_ms_p99"), real(row, "oom_kills"), real(row, "oom_kills_own"));
     const json_t *series = json_object_get(report, "series");
     size_t every = (json_array_size(series) + SERIES_ROWS - 1) / SERIES_ROWS;
     printf("\n%8s %-5s %6s %12s %11s %12s\n", "SECOND", "STATE", "USED%", "BALLOONS GiB", "PACKED GiB",
