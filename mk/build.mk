@@ -126,7 +126,7 @@ $(eval $(call program,$(B)/bench/dedup,dedup,$(AR_benchmark) $(AR_mkimage) $(B)/
 $(eval $(call program,$(B)/bench/qemu,guests,$(AR_benchmark),))
 $(eval $(call program,$(B)/bench/pager,pager,$(AR_benchmark) $(AR_mkimage) $(B)/libmemd.a,engine))
 $(eval $(call program,$(B)/bench/balloon,inflate,$(AR_benchmark) $(B)/libmemd.a,engine))
-$(eval $(call program,$(B)/bench/policy-sim,policysim,$(AR_daemon),daemon))
+$(eval $(call program,$(B)/bench/policy-sim,policysim,$(AR_daemon) $(AR_backends),daemon))
 
 # not with the archive: there are the hooks
 PROGRAMS += $(B)/memd-run

@@ -1,34 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * load: what VMs want.
+ * load: what VMs want, made up.
  *
- * Made up: guests of four sizes; of 20, six are steady, six idle, five go through phases, two have bursts,
+ * Guests are of four sizes; of 20, six are steady, six idle, five go through phases, two have bursts,
  * one grows. One in five has twice the shares of its size, one in ten a reservation of half its memory, one
  * in twenty a limit a quarter above the most it uses, one in twenty is never swapped, one in fifty has next
  * to no swap file. They begin one after the other in the first tenth of the run.
  *
- * A trace is CSV with a heading that names its columns, in any order:
- *
- *   second              from the begin of the trace; rows come in its order
- *   vm                  a name
- *   guest_bytes         0: the VM ends
- *   touched_bytes       what it has ever used: in RAM, merged or not, and out
- *   working_set_bytes
- *   reservation_bytes, limit_bytes, shares, swap   optional, of the VM's first row; swap: never or allowed
- *
- * A row counts until the next one of its VM; lines that begin with # are left out.
+ * Who has a balloon and who says what is spread evenly over them, and over what they do.
  */
 #include "bench/policy-sim/sim.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define VMS_MAX    100000u
-#define LINE_BYTES 512
-#define FIELDS_MAX 16
-#define MIB_PAGES  256.0
+#define MIB_PAGES 256.0
+#define RISKY     0.2 /* of guests without an agent, in whose VMM nobody has set deflate-on-oom */
+#define MUTE      0.1 /* and those whose driver has no statistics */
 
 /* ---------------------------------------------------------------- chance */
 
@@ -124,6 +112,41 @@ void sim_load_make(struct sim_vm *vms, size_t n, double host, double overcommit,
     }
 }
 
+/* Multiples of these, modulo 1, are evenly spread, also with one another. */
+static double spread(size_t i, double step)
+{
+    return fmod((double)(i + 1) * step, 1);
+}
+
+static enum sim_speaks speaks(size_t i, const struct sim_mix *mix)
+{
+    double which = spread(i, 0.6180339887498949), rest = spread(i, 0.7548776662466927);
+
+    double agents = fmax(0, mix->agents);
+
+    if (which < agents)
+        return SIM_AGENT;
+    if (which >= agents + fmax(0, mix->stats))
+        return SIM_BARE;
+    return rest < MUTE ? SIM_MUTE : rest < MUTE + RISKY ? SIM_RISKY : SIM_STATS;
+}
+
+void sim_load_mix(struct sim_vm *vms, size_t n, const struct sim_mix *mix, uint64_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct sim_vm *vm = &vms[i];
+        struct sim_random random = {seed * 7000003 + i};
+        if (mix->agents >= 0 || mix->stats >= 0)
+            vm->kernel.speaks = speaks(i, mix);
+        if (mix->no_engine >= 0)
+            vm->no_engine = vm->kernel.speaks && spread(i, 0.5698402909980532) < mix->no_engine;
+        vm->kernel.share = sim_uniform(&random, 0.5, 0.8);
+        vm->kernel.base = vm->guest * sim_uniform(&random, 0.02, 0.08);
+        if (vm->load.kind != SIM_TRACED)
+            vm->kernel.needed = -1;
+    }
+}
+
 /* How much it has used before, when it begins: most guests have filled their memory with files at some time.
  */
 static void begin(struct sim_vm *vm)
@@ -164,186 +187,14 @@ static void make_up(struct sim_vm *vm, double now_s)
     }
 }
 
-/* ---------------------------------------------------------------- traced */
-
-static bool follow(struct sim_vm *vm, double now_s)
-{
-    struct sim_load *l = &vm->load;
-
-    while (l->at + 1 < l->npoints && l->point[l->at + 1].second <= now_s)
-        l->at++;
-    const struct sim_point *p = &l->point[l->at];
-    if (p->guest <= 0)
-        return false;
-    vm->guest = p->guest;
-    vm->want = p->working_set < p->guest ? p->working_set : p->guest;
-    if (p->touched > vm->touched) { /* used since, and not in use any more */
-        vm->cooling += p->touched - vm->touched;
-        vm->touched = p->touched;
-    }
-    return true;
-}
-
 bool sim_load_now(struct sim_vm *vm, double now_s)
 {
     if (vm->load.kind == SIM_TRACED)
-        return follow(vm, now_s);
+        return sim_trace_follow(vm, now_s);
     if (!vm->touched)
         begin(vm);
     make_up(vm, now_s);
     return true;
-}
-
-enum column { SECOND, VM, GUEST, TOUCHED, WORKING_SET, RESERVATION, LIMIT, SHARES, SWAP, COLUMNS };
-
-struct reader {
-    struct sim_vm *vms;
-    size_t n;
-    int index[COLUMNS]; /* which field of a line; -1: none */
-    double second;      /* of the last row */
-    uint64_t seed;
-};
-
-static size_t split(char *line, char *fields[FIELDS_MAX])
-{
-    size_t n = 0;
-
-    line[strcspn(line, "\r\n")] = '\0';
-    for (char *at = line; at && n < FIELDS_MAX; n++)
-        fields[n] = strsep(&at, ",");
-    return n;
-}
-
-static const char *read_head(struct reader *r, char *line)
-{
-    static const char *const names[COLUMNS] = {
-        "second",      "vm",     "guest_bytes", "touched_bytes", "working_set_bytes", "reservation_bytes",
-        "limit_bytes", "shares", "swap"};
-    char *fields[FIELDS_MAX];
-    size_t n = split(line, fields);
-
-    for (int c = 0; c < COLUMNS; c++) {
-        r->index[c] = -1;
-        for (size_t f = 0; f < n; f++)
-            if (!strcmp(fields[f], names[c]))
-                r->index[c] = (int)f;
-        if (r->index[c] < 0 && c <= WORKING_SET)
-            return "the heading lacks one of second, vm, guest_bytes, touched_bytes, working_set_bytes";
-    }
-    return NULL;
-}
-
-static bool number(const struct reader *r, char *const *fields, enum column column, double *ret_value)
-{
-    char *end;
-
-    *ret_value = 0;
-    if (r->index[column] < 0)
-        return true;
-    const char *text = fields[r->index[column]];
-    *ret_value = strtod(text, &end);
-    return end != text && !*end && isfinite(*ret_value) && *ret_value >= 0 && *ret_value <= 0x1p50;
-}
-
-static struct sim_vm *find(struct reader *r, const char *name)
-{
-    for (size_t i = r->n; i-- > 0;)
-        if (!strcmp(r->vms[i].name, name))
-            return &r->vms[i];
-    if (r->n == VMS_MAX)
-        return NULL;
-    if (!(r->n & (r->n - 1))) { /* doubled, from one on */
-        struct sim_vm *grown = realloc(r->vms, (r->n ? 2 * r->n : 1) * sizeof *grown);
-        if (!grown)
-            return NULL;
-        r->vms = grown;
-    }
-    struct sim_vm *vm = &r->vms[r->n];
-    *vm = (struct sim_vm){.load = {.kind = SIM_TRACED}, .random = {r->seed * 1000003 + r->n}};
-    snprintf(vm->name, sizeof vm->name, "%s", name);
-    r->n++;
-    return vm;
-}
-
-static bool add_point(struct sim_load *load, const struct sim_point *point)
-{
-    if (!(load->npoints & (load->npoints - 1))) {
-        struct sim_point *grown =
-            realloc(load->point, (load->npoints ? 2 * load->npoints : 1) * sizeof *grown);
-        if (!grown)
-            return false;
-        load->point = grown;
-    }
-    load->point[load->npoints++] = *point;
-    return true;
-}
-
-static const char *read_row(struct reader *r, char *line)
-{
-    char *fields[FIELDS_MAX];
-    size_t n = split(line, fields);
-    double second, guest, touched, working_set, reservation, limit, shares;
-
-    for (int c = 0; c < COLUMNS; c++)
-        if (r->index[c] >= (int)n)
-            return "fields are missing";
-    if (!number(r, fields, SECOND, &second) || !number(r, fields, GUEST, &guest) ||
-        !number(r, fields, TOUCHED, &touched) || !number(r, fields, WORKING_SET, &working_set) ||
-        !number(r, fields, RESERVATION, &reservation) || !number(r, fields, LIMIT, &limit) ||
-        !number(r, fields, SHARES, &shares) || shares > BUDGET_SHARES_MAX)
-        return "a number is none, or out of range";
-    const char *name = fields[r->index[VM]];
-    if (second < r->second)
-        return "seconds go back";
-    if (!*name || strlen(name) >= SIM_NAME_BYTES)
-        return "a VM has no name, or one that is too long";
-    r->second = second;
-    struct sim_vm *vm = find(r, name);
-    struct sim_point point = {second, guest / SIM_PAGE, fmin(touched, guest) / SIM_PAGE,
-                              working_set / SIM_PAGE};
-    if (vm && !vm->load.npoints) {
-        vm->load.start_s = second;
-        vm->guest = vm->swap_room = point.guest;
-        vm->ratio = sim_uniform(&vm->random, 0.25, 0.5);
-        vm->next_sample_s = second + sim_uniform(&vm->random, 0, 30);
-        vm->terms = (struct budget_terms){.reservation_bytes = (uint64_t)reservation,
-                                          .limit_bytes = (uint64_t)limit,
-                                          .shares = (uint32_t)shares,
-                                          .swap_never = r->index[SWAP] >= 0 &&
-                                                        !strcmp(fields[r->index[SWAP]], "never")};
-    }
-    return vm && add_point(&vm->load, &point) ? NULL : "too many VMs, or no memory";
-}
-
-int sim_load_read(FILE *in, uint64_t seed, struct sim_vm **ret_vms, double *ret_seconds, char *ret_error,
-                  size_t error_bytes)
-{
-    struct reader r = {.seed = seed};
-    char line[LINE_BYTES];
-    bool head = false;
-    const char *wrong = NULL;
-    unsigned at = 0;
-
-    while (!wrong && fgets(line, sizeof line, in)) {
-        at++;
-        if (!strchr(line, '\n') && !feof(in))
-            wrong = "the line is too long";
-        else if (*line == '#' || *line == '\n')
-            continue;
-        else
-            wrong = head ? read_row(&r, line) : read_head(&r, line);
-        head = true;
-    }
-    if (!wrong && !r.n)
-        wrong = "there is no row";
-    if (wrong) {
-        snprintf(ret_error, error_bytes, "line %u: %s", at, wrong);
-        sim_load_free(r.vms, r.n);
-        return -1;
-    }
-    *ret_vms = r.vms;
-    *ret_seconds = r.second + 1;
-    return (int)r.n;
 }
 
 void sim_load_free(struct sim_vm *vms, size_t n)

@@ -11,6 +11,8 @@
  * The engine carries out one order at a time, as libmemd does: pages are parked for a while first; searches
  * for cold pages find what is known to be cold, and by mistake a few that are in use; others take what is
  * cold first, then anything. A swap order writes what it takes to the device, and what is in the pool.
+ *
+ * What the guest's balloon takes is gone from all of these; see guest.c.
  */
 #include "bench/policy-sim/sim.h"
 
@@ -22,6 +24,7 @@
 #define COOL_S       4.0     /* until a page that is left alone is known to be cold */
 #define STRAY_S      36000.0 /* between two touches of a cold page */
 #define MISTAKES     0.01    /* of what is taken for cold, touched before a park of 100 ms is over */
+#define PARK_SAVES   0.9     /* of these mistakes, where a park is longer: they are touched in time */
 #define SAMPLE_S     30.0
 #define SAMPLE_PAGES 128.0
 
@@ -54,7 +57,8 @@ static void take_in(struct sim_vm *vm, double pages)
 
 static void grow(struct sim_vm *vm, double pages)
 {
-    double before = vm->cooling + vm->cold + vm->packed + vm->swapped, fresh = less(vm->guest, vm->touched);
+    double before = vm->cooling + vm->cold + vm->packed + vm->swapped,
+           fresh = less(vm->guest - vm->kernel.balloon, vm->touched);
     double used = pages * REUSE < before ? pages * REUSE : before;
 
     fresh = pages - used < fresh ? pages - used : fresh;
@@ -92,18 +96,44 @@ static void use_memory(struct sim_vm *vm, const struct sim_device *device, doubl
     }
     now = vm->hot + vm->owed_packed + vm->owed_swapped;
     most *= less(1, waits);
-    if (vm->want > now)
-        grow(vm, vm->want - now < most ? vm->want - now : most);
+    double want = vm->kernel.in_use;
+    if (want > now)
+        grow(vm, want - now < most ? want - now : most);
     else
-        leave(vm, now - vm->want);
+        leave(vm, now - want);
     double cooled = vm->cooling * s / COOL_S;
     vm->cooling -= cooled;
     vm->cold += cooled;
 }
 
+/* So much of each. */
+static void shrink(double *pages, double part)
+{
+    *pages *= 1 - part;
+}
+
+void sim_vm_discard(struct sim_vm *vm, double idle, double used)
+{
+    double all = vm->cooling + vm->cold + vm->packed + vm->swapped, part = all > 0 ? idle / all : 0;
+
+    vm->touched = less(vm->touched, idle + used);
+    part = part > 1 ? 1 : part;
+    shrink(&vm->cooling, part);
+    shrink(&vm->cold, part);
+    shrink(&vm->packed, part);
+    shrink(&vm->swapped, part);
+    used += less(idle, all);
+    all = vm->hot + vm->owed_packed + vm->owed_swapped;
+    part = all > 0 ? used / all : 0;
+    part = part > 1 ? 1 : part;
+    shrink(&vm->hot, part);
+    shrink(&vm->owed_packed, part);
+    shrink(&vm->owed_swapped, part);
+}
+
 /* ---------------------------------------------------------------- faults */
 
-static void note_wait(double waits[SIM_WAITS], double us, double pages)
+void sim_note_wait(double waits[SIM_WAITS], double us, double pages)
 {
     int exponent, bucket = 0;
 
@@ -122,7 +152,7 @@ static double serve(struct sim_vm *vm, double *owed, double us, double most, dou
     if (served <= 1e-9)
         return 0;
     double behind_us = *owed > most ? (*owed - most) / most * s * 1e6 : 0;
-    note_wait(waits, us + behind_us, served);
+    sim_note_wait(waits, us + behind_us, served);
     vm->lost_s += served * us * 1e-6;
     *owed -= served;
     vm->hot += served;
@@ -176,8 +206,12 @@ static double pack(struct sim_vm *vm, double most)
         cooling = most - cold < vm->cooling ? most - cold : vm->cooling;
         hot = most - cold - cooling < vm->hot ? most - cold - cooling : vm->hot;
     } else {
-        mistakes = cold * MISTAKES * (o->park_ms > 100 ? 0.1 : 1);
+        mistakes = cold * MISTAKES;
         mistakes = mistakes < vm->hot ? mistakes : vm->hot;
+        double saved = o->park_ms > 100 ? mistakes * PARK_SAVES : 0;
+        vm->parked += o->park_ms ? cold : 0;
+        vm->unparked += saved;
+        mistakes -= saved;
         cold -= mistakes;
     }
     vm->cold -= cold;
@@ -225,6 +259,7 @@ static void work(struct sim_vm *vm, const struct sim_device *device, struct sim_
     }
     vm->taken += taken;
     vm->moved += taken + written;
+    vm->written += written;
     bool full = o->swap && vm->swap_room - vm->swapped - vm->owed_swapped < 1;
     if (!vm->left && (vm->unwritten < 1 || full || vm->packed + vm->owed_packed < 1))
         answer(vm, full ? ENOSPC : 0, now_ns);
@@ -237,7 +272,7 @@ static void sample(struct sim_vm *vm, double now_s)
 {
     double all = vm->hot + vm->cooling + vm->cold, part = all > 0 ? vm->hot / all : 0;
 
-    if (now_s < vm->next_sample_s)
+    if (now_s < vm->next_sample_s || vm->no_engine)
         return;
     vm->next_sample_s = now_s + SAMPLE_S;
     vm->periods++;
@@ -253,12 +288,14 @@ static void sample(struct sim_vm *vm, double now_s)
 
 bool sim_vm_is_quiet(const struct sim_vm *vm)
 {
-    return !vm->order.pages && vm->owed_packed + vm->owed_swapped < 1 && fabs(vm->hot - vm->want) < 1;
+    return !vm->order.pages && vm->owed_packed + vm->owed_swapped < 1 && fabs(vm->hot - vm->want) < 1 &&
+           sim_guest_is_quiet(vm);
 }
 
 void sim_vm_tick(struct sim_vm *vm, const struct sim_device *device, struct sim_share *share, uint64_t now_ns,
                  double waits[SIM_WAITS])
 {
+    sim_guest_tick(vm, share->s, (double)now_ns * 1e-9);
     use_memory(vm, device, share->s);
     fault(vm, device, share, waits);
     work(vm, device, share, now_ns);

@@ -1,23 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * run: the host of the model, in the daemon's order: each tick VMs and engines go on; when a look is due,
- * what is used is measured, the policy decides, and engines get their orders.
- *
- * What must hold, whatever the load: nobody excluded gets an order; no order asks for what is reserved, and
- * no VM is brought below its reservation by one; where it can be done, all targets together are within what
- * the state reclaims to; a VM above its limit comes down to it soon. A run in which it did not has
- * violations.
+ * what is used is measured, balloons are judged, the policy decides, and balloons and engines get their
+ * orders (reclaim.c, inflate.c). A guest that needs memory is not kept waiting for the next look.
  */
 #include "bench/policy-sim/sim.h"
 
-#include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LIMIT_SLACK    1.10   /* of its limit, what a VM may have while pages come home */
-#define LIMIT_S        60.0   /* it may be above that for so long */
-#define TARGET_SLACK   1e-6   /* of all memory, for rounding */
 #define TROUBLE_S      3600.0 /* between two of a VM */
 #define QUIET_TICKS    9      /* that a VM in which nothing goes on is left out */
 #define MEASURE_FROM   0.5    /* of the run: means are of what comes after */
@@ -32,22 +22,9 @@ struct run {
     struct sim_vm **of; /* of the look's VMs */
     struct budget_shown shown;
     uint64_t now_ns, looked_ns;
-    bool is_short;
+    bool is_short, is_urgent;
     double read_wanted, write_wanted; /* pages, in the last tick */
 };
-
-__attribute__((format(printf, 2, 3))) static void violated(struct run *run, const char *format, ...)
-{
-    char text[120];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (!run->result->violations++)
-        snprintf(run->result->first_violation, sizeof run->result->first_violation, "%.1f s: %s",
-                 (double)run->now_ns * 1e-9, text);
-}
 
 static double now_s(const struct run *run)
 {
@@ -77,13 +54,16 @@ static void end_vm(struct sim_vm *vm)
     vm->present = false;
     vm->touched = vm->hot = vm->cooling = vm->cold = vm->packed = vm->swapped = 0;
     vm->owed_packed = vm->owed_swapped = 0;
+    vm->kernel.balloon = vm->kernel.processes = vm->kernel.cache = vm->kernel.cache_used = 0;
     vm->order = (struct budget_order){0};
 }
 
 /* It begins when it is time, and is let in while memory is not low. */
 static bool is_there(struct run *run, struct sim_vm *vm)
 {
-    if (!vm->present && vm->load.start_s <= now_s(run)) {
+    bool was = vm->present;
+
+    if (!was && vm->load.start_s <= now_s(run)) {
         if (run->shown.state == BUDGET_LOW) {
             run->result->refused++;
             vm->load.start_s += 5; /* it asks again */
@@ -93,7 +73,25 @@ static bool is_there(struct run *run, struct sim_vm *vm)
     }
     if (vm->present && !sim_load_now(vm, now_s(run)))
         end_vm(vm);
+    if (vm->present && !was)
+        sim_guest_begin(vm);
     return vm->present;
+}
+
+static void tick_vm(struct run *run, struct sim_vm *vm, struct sim_share *share)
+{
+    const struct sim_before before = {sim_resident(vm), vm->taken, vm->balloons.filled, vm->balloons.kills};
+    double home = vm->packed_faults + vm->swapped_faults;
+
+    sim_vm_tick(vm, &run->config->device, share, run->now_ns, run->result->waits);
+    run->result->moved_home += vm->packed_faults + vm->swapped_faults - home;
+    run->result->reclaimed += vm->taken - before.taken;
+    run->result->vm_seconds += share->s;
+    sim_check_tick(run->result, now_s(run), vm, &before);
+    if (vm->kernel.spoke && !run->is_urgent) { /* as inflate_heard() */
+        sim_guest_see(vm, run->now_ns);
+        run->is_urgent = balloon_rung_is_urgent(&vm->kernel.rung);
+    }
 }
 
 static void tick(struct run *run)
@@ -116,14 +114,7 @@ static void tick(struct run *run)
         }
         share.s = SIM_TICK_S * (quiet ? vm->skipped + 1 : 1);
         vm->skipped = 0;
-        double before = vm->packed_faults + vm->swapped_faults, taken = vm->taken;
-        sim_vm_tick(vm, d, &share, run->now_ns, run->result->waits);
-        run->result->moved_home += vm->packed_faults + vm->swapped_faults - before;
-        run->result->reclaimed += vm->taken - taken;
-        run->result->vm_seconds += share.s;
-        double reserved = (double)vm->terms.reservation_bytes / SIM_PAGE, has = sim_resident(vm);
-        if (vm->taken > taken && has + 1 < reserved && has + 1 < vm->touched)
-            violated(run, "%s was brought to %.0f of %.0f reserved pages", vm->name, has, reserved);
+        tick_vm(run, vm, &share);
         if (half) {
             vm->taken_before = vm->taken;
             vm->home_before = vm->packed_faults + vm->swapped_faults;
@@ -136,82 +127,73 @@ static void tick(struct run *run)
 
 /* ---------------------------------------------------------------- looks */
 
-static void measure(struct run *run)
+/* What is known of balloons and their guests. Returns the bytes that all balloons hold. */
+static uint64_t see_balloons(struct run *run)
+{
+    uint64_t hidden = 0;
+
+    for (size_t i = 0; i < run->n; i++) {
+        struct sim_vm *vm = &run->vms[i];
+        if (!vm->present)
+            continue;
+        sim_guest_see(vm, run->now_ns);
+        hidden += balloon_rung_hidden(&vm->kernel.rung);
+    }
+    return hidden;
+}
+
+static void measure_host(struct run *run)
+{
+    double used = 0;
+
+    for (size_t i = 0; i < run->n; i++)
+        if (run->vms[i].present) {
+            used += sim_resident(&run->vms[i]);
+            sim_vm_measure(&run->vms[i], run->now_ns);
+        }
+    struct budget_scope *host = &run->look.host;
+    enum budget_state was = host->state;
+    *host = (struct budget_scope){(uint64_t)(run->config->host * SIM_PAGE), (uint64_t)(used * SIM_PAGE),
+                                  HEADROOM_BYTES, run->config->thresholds, was};
+    host->state = budget_next_state(host);
+    budget_show(&run->shown, host->state, run->now_ns);
+    run->result->state_changes += host->state != was;
+}
+
+/* What it has to give back is ordered at once. */
+static void judge(struct run *run, struct sim_vm *vm, uint64_t hidden)
+{
+    struct balloon_rung *rung = &vm->kernel.rung;
+    enum budget_state state =
+        balloon_rung_state(run->look.host.state, BUDGET_HIGH, &vm->terms, rung->seen.resident_bytes);
+
+    vm->balloons.returned += (double)balloon_rung_judge(rung, &run->look.host, hidden, state) / SIM_PAGE;
+    uint64_t target = balloon_rung_gives_back(rung, false);
+    if (!target)
+        return;
+    if (rung->verdict.rule != BALLOON_RULE_STALLED)
+        vm->balloons.given_back[rung->verdict.rule] += vm->kernel.balloon;
+    sim_guest_aim(vm, target);
+}
+
+static void fill(struct run *run, uint64_t hidden)
 {
     struct policy_look *look = &run->look;
-    double used = 0;
 
     look->n = 0;
     for (size_t i = 0; i < run->n; i++) {
         struct sim_vm *vm = &run->vms[i];
         if (!vm->present)
             continue;
-        sim_vm_measure(vm, run->now_ns);
+        judge(run, vm, hidden);
+        struct budget_vm *seen = &look->vms[look->n];
+        *seen = vm->no_engine ? balloon_rung_describe(&vm->kernel.rung, &vm->terms)
+                              : sim_vm_describe(vm, run->now_ns);
+        if (!vm->no_engine)
+            balloon_rung_offer(&vm->kernel.rung, &vm->memory.answer, seen);
         look->domain[look->n] = SIZE_MAX;
-        look->vms[look->n] = sim_vm_describe(vm, run->now_ns);
         run->of[look->n++] = vm;
-        used += sim_resident(vm);
     }
-    enum budget_state was = look->host.state;
-    look->host = (struct budget_scope){(uint64_t)(run->config->host * SIM_PAGE), (uint64_t)(used * SIM_PAGE),
-                                       HEADROOM_BYTES, run->config->thresholds, was};
-    look->host.state = budget_next_state(&look->host);
-    budget_show(&run->shown, look->host.state, run->now_ns);
-    run->result->state_changes += look->host.state != was;
-}
-
-/* What no plan may do. */
-static void check_plan(struct run *run, size_t i)
-{
-    const struct budget_vm *vm = &run->look.vms[i];
-    const struct budget_plan *plan = &run->look.plans[i];
-    uint64_t reserved = vm->terms.reservation_bytes, asked = plan->order.pages * (uint64_t)SIM_PAGE;
-
-    if (vm->excluded && asked)
-        violated(run, "%s is excluded (%s) and was asked for %.0f MiB", run->of[i]->name,
-                 budget_excluded_name(vm->excluded), (double)asked / (1 << 20));
-    if (asked && reserved && vm->resident_bytes < reserved + vm->loose_bytes + asked)
-        violated(run, "%s has %.0f MiB and was asked for %.0f of the %.0f reserved", run->of[i]->name,
-                 (double)vm->resident_bytes / (1 << 20), (double)asked / (1 << 20),
-                 (double)reserved / (1 << 20));
-    if (plan->target_bytes < reserved && plan->target_bytes < vm->resident_bytes - vm->pending_bytes)
-        violated(run, "%s has a target below its reservation", run->of[i]->name);
-    if ((plan->why.reason == BUDGET_ORDERED) != !!asked)
-        violated(run, "%s: an order and its reason differ", run->of[i]->name);
-}
-
-/* Where all targets together are to end, if what cannot be had leaves that. */
-static void check_sum(struct run *run)
-{
-    const struct policy_look *look = &run->look;
-    double targets = 0, floors = 0, all = (double)look->host.budget_bytes;
-    double end = (double)(look->host.used_bytes + look->host.headroom_bytes - budget_excess(&look->host));
-
-    if (look->host.state < BUDGET_HARD) /* in soft those that are left alone have time */
-        return;
-    for (size_t i = 0; i < look->n; i++) {
-        targets += (double)look->plans[i].target_bytes;
-        floors += look->plans[i].seller.floor;
-    }
-    if (floors <= end && targets > end + all * TARGET_SLACK)
-        violated(run, "targets add up to %.0f MiB, and %.0f could be kept", targets / (1 << 20),
-                 end / (1 << 20));
-}
-
-static void check_limit(struct run *run, struct sim_vm *vm, const struct budget_vm *seen, double s)
-{
-    double limit = (double)vm->terms.limit_bytes / SIM_PAGE;
-
-    bool stays = vm->terms.swap_never || !seen->can_swap; /* what is packed is in RAM, and may be more */
-
-    if (!limit || stays || seen->excluded || vm->trouble || sim_resident(vm) <= limit * LIMIT_SLACK) {
-        vm->above_limit_s = 0;
-        return;
-    }
-    vm->above_limit_s += s;
-    if (vm->above_limit_s > LIMIT_S && vm->above_limit_s - s <= LIMIT_S)
-        violated(run, "%s is above its limit of %.0f MiB for long: %.0f", vm->name, limit / 256,
-                 sim_resident(vm) / 256);
 }
 
 static void count(struct run *run, double s)
@@ -232,8 +214,26 @@ static void count(struct run *run, double s)
         struct sim_vm *vm = run->of[i];
         vm->resident_sum += sim_resident(vm) * s;
         vm->hot_sum += (vm->hot + vm->owed_packed + vm->owed_swapped) * s;
+        vm->balloon_sum += vm->kernel.balloon * s;
         vm->seconds += s;
     }
+}
+
+/* Its balloon is asked before its pages are. */
+static void carry_out(struct run *run, struct sim_vm *vm, const struct budget_vm *seen,
+                      const struct budget_plan *plan)
+{
+    uint64_t bytes, target = balloon_rung_carry_out(&vm->kernel.rung, seen, plan, false, &bytes);
+
+    if (target) {
+        sim_guest_aim(vm, target);
+        vm->balloons.asked += (double)bytes / SIM_PAGE;
+        vm->balloons.steps++;
+    }
+    if (!plan->order.pages)
+        return;
+    sim_vm_order(vm, &plan->order, run->now_ns);
+    run->result->orders++;
 }
 
 static void look_now(struct run *run)
@@ -242,19 +242,65 @@ static void look_now(struct run *run)
     double s = (double)(run->now_ns - run->looked_ns) * 1e-9;
 
     run->looked_ns = run->now_ns;
-    measure(run);
+    uint64_t hidden = see_balloons(run);
+    measure_host(run);
+    fill(run, hidden);
     policy_decide(look);
     run->is_short = policy_is_short(look);
-    check_sum(run);
+    sim_check_sum(run->result, now_s(run), look);
     count(run, s);
     for (size_t i = 0; i < look->n; i++) {
-        check_plan(run, i);
-        check_limit(run, run->of[i], &look->vms[i], s);
-        if (!look->plans[i].order.pages)
-            continue;
-        sim_vm_order(run->of[i], &look->plans[i].order, run->now_ns);
-        run->result->orders++;
+        sim_check_plan(run->result, now_s(run), run->of[i], &look->vms[i], &look->plans[i]);
+        sim_check_limit(run->result, now_s(run), run->of[i], &look->vms[i], s);
+        carry_out(run, run->of[i], &look->vms[i], &look->plans[i]);
     }
+}
+
+/* The host, SIM_SAMPLES times. */
+static void sample(struct run *run)
+{
+    struct sim_result *result = run->result;
+
+    if (now_s(run) < run->config->seconds * (double)(result->nsamples + 1) / SIM_SAMPLES - SIM_TICK_S / 2)
+        return;
+    struct sim_sample *now = &result->sample[result->nsamples++];
+    *now = (struct sim_sample){.second = now_s(run), .state = run->look.host.state};
+    for (size_t i = 0; i < run->n; i++) {
+        const struct sim_vm *vm = &run->vms[i];
+        now->used += sim_resident(vm);
+        now->balloons += vm->kernel.balloon;
+        now->packed += vm->packed + vm->owed_packed;
+        now->swapped += vm->swapped + vm->owed_swapped;
+    }
+}
+
+static void add_up(struct sim_result *result, const struct sim_vm *vm)
+{
+    struct sim_balloons *all = &result->balloons;
+    const struct sim_balloons *b = &vm->balloons;
+
+    result->refaults_packed += vm->packed_faults;
+    result->refaults_swapped += vm->swapped_faults;
+    result->taken_hot += vm->taken_hot;
+    result->written += vm->written;
+    result->parked += vm->parked;
+    result->unparked += vm->unparked;
+    all->asked += b->asked;
+    all->filled += b->filled;
+    all->returned += b->returned;
+    all->emptied += b->emptied;
+    all->dropped += b->dropped;
+    all->read_again += b->read_again;
+    all->on_oom += b->on_oom;
+    all->steps += b->steps;
+    all->needs += b->needs;
+    all->kills += b->kills;
+    all->kills_own += b->kills_own;
+    all->longest_s = b->longest_s > all->longest_s ? b->longest_s : all->longest_s;
+    for (int i = 0; i < BALLOON_RULES; i++)
+        all->given_back[i] += b->given_back[i];
+    for (int i = 0; i < SIM_WAITS; i++)
+        all->waits[i] += b->waits[i];
 }
 
 int sim_run(const struct sim_config *config, struct sim_vm *vms, size_t n, struct sim_result *ret_result)
@@ -271,14 +317,13 @@ int sim_run(const struct sim_config *config, struct sim_vm *vms, size_t n, struc
     while (now_s(&run) < config->seconds) {
         run.now_ns += SIM_TICK_NS;
         tick(&run);
-        if (run.now_ns - run.looked_ns >= (run.is_short ? POLICY_SHORT_NS : POLICY_BUSY_NS))
+        if (run.is_urgent || run.now_ns - run.looked_ns >= (run.is_short ? POLICY_SHORT_NS : POLICY_BUSY_NS))
             look_now(&run);
+        run.is_urgent = false;
+        sample(&run);
     }
-    for (size_t i = 0; i < n; i++) {
-        ret_result->refaults_packed += vms[i].packed_faults;
-        ret_result->refaults_swapped += vms[i].swapped_faults;
-        ret_result->taken_hot += vms[i].taken_hot;
-    }
+    for (size_t i = 0; i < n; i++)
+        add_up(ret_result, &vms[i]);
     policy_look_close(&run.look);
     free(run.of);
     return 0;

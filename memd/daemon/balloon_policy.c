@@ -10,6 +10,7 @@
 #define RESERVE_PART   8u
 #define RESERVE_MIN    (32 * MIB)
 #define RESERVE_MAX    (1024 * MIB)
+#define UNHEARD        2u
 #define STEP_PART      8u
 #define BAND_PART      64u
 #define BAND_MIN       (4 * MIB)
@@ -59,7 +60,9 @@ static uint64_t max_of(const struct balloon_seen *seen)
     return seen->max_bytes && seen->max_bytes < seen->ram_bytes ? seen->max_bytes : seen->ram_bytes;
 }
 
-/* More after it was asked for too much: half as much again for each doubling of the back-off. */
+/* More after it was asked for too much: half as much again for each doubling of the back-off. Twice as much
+ * without an agent: what is available is cache, too, and that its tasks wait for what of it they use, nobody
+ * else says. */
 static uint64_t reserve_of(const struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     uint64_t reserve = between(seen->actual_bytes / RESERVE_PART, RESERVE_MIN, RESERVE_MAX), more = 0;
@@ -67,7 +70,7 @@ static uint64_t reserve_of(const struct balloon_memory *memory, const struct bal
     for (uint64_t backoff = memory->backoff_ns; backoff >= BALLOON_BACKOFF_NS && more < 2 * reserve;
          backoff /= 2)
         more += reserve / 2;
-    return reserve + more;
+    return (reserve + more) * (seen->speaks_up ? 1 : UNHEARD);
 }
 
 static uint64_t band_of(const struct balloon_seen *seen)

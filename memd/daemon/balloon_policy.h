@@ -6,10 +6,9 @@
  * budget.h decides how much a VM is to give. Here is how much of that its guest can spare:
  *
  *   what it can spare   the guest's MemAvailable less a reserve: 1/8 of what it has, from 32 MiB to 1 GiB,
- *                       more after it has been asked for too much. Never more than what the host sees of it,
- *                       never below its floor: what a guest says is a hint
- *   believed            at once when it falls, over BALLOON_RISE_S when it rises: a guest that is given
- *                       memory is about to use it
+ *                       twice that without an agent; more after it has been asked for too much. Never more
+ * than what the host sees of it, never below its floor: what a guest says is a hint believed            at
+ * once when it falls, over BALLOON_RISE_S when it rises: a guest that is given memory is about to use it
  *   slowly in           at most half of what it can spare in a step, and an eighth of what it has but in low;
  *                       the next when that one is there, for long enough that the guest can have said how
  *                       it feels without: what it waited for memory while the balloon filled is no need

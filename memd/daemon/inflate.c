@@ -112,28 +112,24 @@ static void hear(struct core *core, const struct inflate_one *one, struct balloo
 static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
 {
     const struct balloon_facts *facts = &one->view.facts;
+    struct balloon_seen seen = {.now_ns = now_ns,
+                                .excluded = excluded(core, one, now_ns),
+                                .ram_bytes = facts->ram_bytes,
+                                .actual_bytes = facts->actual_bytes,
+                                .target_bytes = facts->target_bytes,
+                                .min_bytes = one->view.floor_bytes,
+                                .max_bytes = one->view.max_bytes,
+                                .resident_bytes = one->resident_bytes};
 
-    one->seen = (struct balloon_seen){.now_ns = now_ns,
-                                      .excluded = excluded(core, one, now_ns),
-                                      .ram_bytes = facts->ram_bytes,
-                                      .actual_bytes = facts->actual_bytes,
-                                      .target_bytes = facts->target_bytes,
-                                      .min_bytes = one->view.floor_bytes,
-                                      .max_bytes = one->view.max_bytes,
-                                      .resident_bytes = one->resident_bytes,
-                                      .has_room = one->seen.has_room};
-    hear(core, one, &one->seen);
-    if (!one->seen.excluded && !one->seen.heard_ns)
-        one->seen.excluded = BALLOON_MUTE;
-    else if (!one->seen.excluded && !one->seen.speaks_up && !(facts->can & BALLOON_CAN_DEFLATE_ON_OOM))
-        one->seen.excluded = BALLOON_RISKY;
+    hear(core, one, &seen);
+    balloon_rung_see(&one->rung, &seen, facts->can & BALLOON_CAN_DEFLATE_ON_OOM);
 }
 
 static void measure(struct core *core, struct inflate_one *one, uint64_t now_ns)
 {
     balloons_view(core->inflate.balloons, one->balloon, &one->view);
     if (one->view.order_serial != one->order_serial && one->view.order_error)
-        balloon_policy_refused(&one->memory, now_ns);
+        balloon_policy_refused(&one->rung.memory, now_ns);
     one->order_serial = one->view.order_serial;
     one->vm = engine_of(core, one->view.vm);
     one->resident_bytes = one->on ? resident_of(core, one) : 0;
@@ -144,9 +140,12 @@ void inflate_measure(struct core *core, uint64_t now_ns)
 {
     struct inflate *inflate = &core->inflate;
 
-    for (size_t i = 0; i < inflate->n; i++)
+    inflate->hidden_bytes = 0;
+    for (size_t i = 0; i < inflate->n; i++) {
         if (inflate->one[i].there)
             measure(core, &inflate->one[i], now_ns);
+        inflate->hidden_bytes += balloon_rung_hidden(&inflate->one[i].rung);
+    }
     if (inflate->balloons)
         balloons_reap(inflate->balloons);
 }
@@ -161,96 +160,51 @@ uint64_t inflate_used(const struct core *core)
     return bytes;
 }
 
-static uint64_t hidden_bytes(const struct inflate_one *one)
-{
-    uint64_t max = one->seen.max_bytes && one->seen.max_bytes < one->seen.ram_bytes ? one->seen.max_bytes
-                                                                                    : one->seen.ram_bytes;
-    uint64_t has = one->seen.target_bytes && one->seen.target_bytes < one->seen.actual_bytes
-                       ? one->seen.target_bytes
-                       : one->seen.actual_bytes;
-
-    return balloon_policy_returns(one->seen.excluded) && max > has ? max - has : 0;
-}
-
 bool inflate_is_out(const struct core *core)
 {
     for (size_t i = 0; i < core->inflate.n; i++)
-        if (hidden_bytes(&core->inflate.one[i]) > BALLOON_NEAR)
+        if (balloon_rung_hidden(&core->inflate.one[i].rung) > BALLOON_NEAR)
             return true;
     return false;
 }
 
 /* ---------------------------------------------------------------- a look */
 
-/* The most urgent of those that may ask it. */
-static enum budget_state state_of(const struct core *core, const struct inflate_one *one)
-{
-    enum budget_state state = core->reclaim.host.state;
-
-    if (one->vm && one->vm->domain->memory.state > state)
-        state = one->vm->domain->memory.state;
-    if (one->terms.limit_bytes && one->resident_bytes > one->terms.limit_bytes && state < BUDGET_HARD)
-        state = BUDGET_HARD;
-    return state;
-}
-
 static void give_back(struct core *core, struct inflate_one *one)
 {
-    const struct balloon_verdict *v = &one->verdict;
+    const struct balloon_verdict *v = &one->rung.verdict;
+    uint64_t target = balloon_rung_gives_back(&one->rung, core->config.dry_run);
 
-    if (!v->set_bytes || (core->config.dry_run && v->rule == BALLOON_RULE_ROOM))
+    if (!target)
         return;
     log_debug("balloon of %s: %s, %" PRIu64 " MiB; it says that %" PRIu64 " MiB are available, and that it "
               "waits for memory %.0f%% of the time",
-              one->view.vm, balloon_rule_name(v->rule), v->set_bytes >> 20, v->available_bytes >> 20,
-              one->seen.stall_percent);
-    balloons_order(core->inflate.balloons, one->balloon, v->set_bytes);
-}
-
-static void count_look(struct core_policy *policy, const struct inflate_one *one,
-                       const struct balloon_memory *before)
-{
-    const struct balloon_verdict *v = &one->verdict;
-    uint64_t saw = before->step_resident, sees = one->seen.resident_bytes;
-
-    policy->balloon_looks[v->rule]++;
-    if (v->rule == BALLOON_RULE_EXCLUDED)
-        policy->balloon_excluded[v->excluded]++;
-    /* a step of ours that is there now: what the host sees less of the guest, of what it was asked for */
-    if (before->is_step && !before->reached_ns && one->memory.reached_ns && sees && saw > sees)
-        policy->returned_bytes[CORE_RUNG_BALLOON] +=
-            saw - sees < before->step_bytes ? saw - sees : before->step_bytes;
+              one->view.vm, balloon_rule_name(v->rule), target >> 20, v->available_bytes >> 20,
+              one->rung.seen.stall_percent);
+    balloons_order(core->inflate.balloons, one->balloon, target);
 }
 
 static void judge(struct core *core, struct inflate_one *one)
 {
-    uint64_t hidden = 0;
+    const struct budget_scope *host = &core->reclaim.host;
+    const struct balloon_verdict *v = &one->rung.verdict;
 
-    for (size_t i = 0; i < core->inflate.n; i++)
-        hidden += hidden_bytes(&core->inflate.one[i]);
     if (one->vm)
         one->terms = one->vm->reclaim.terms;
     else
         terms_of_rules(&core->config, one->view.vm, &one->terms);
-    one->seen.has_room = balloon_policy_has_room(&core->reclaim.host, hidden);
-    struct balloon_memory before = one->memory;
-    balloon_policy_look(&one->memory, &one->seen, state_of(core, one), &one->verdict);
-    count_look(&core->policy, one, &before);
+    enum budget_state state = balloon_rung_state(
+        host->state, one->vm ? one->vm->domain->memory.state : BUDGET_HIGH, &one->terms, one->resident_bytes);
+    core->policy.returned_bytes[CORE_RUNG_BALLOON] +=
+        balloon_rung_judge(&one->rung, host, core->inflate.hidden_bytes, state);
+    core->policy.balloon_looks[v->rule]++;
+    if (v->rule == BALLOON_RULE_EXCLUDED)
+        core->policy.balloon_excluded[v->excluded]++;
     balloons_note(core->inflate.balloons, one->balloon,
-                  one->on ? one->verdict.rule == BALLOON_RULE_EXCLUDED
-                                ? balloon_excluded_name(one->verdict.excluded)
-                                : balloon_rule_name(one->verdict.rule)
-                          : "off");
+                  !one->on                           ? "off"
+                  : v->rule == BALLOON_RULE_EXCLUDED ? balloon_excluded_name(v->excluded)
+                                                     : balloon_rule_name(v->rule));
     give_back(core, one);
-}
-
-static void offer(const struct inflate_one *one, double paged, struct budget_vm *vm)
-{
-    const struct balloon_verdict *v = &one->verdict;
-
-    vm->balloon_bytes = (uint64_t)((double)v->offer_bytes * v->returned);
-    vm->inflating_bytes = v->pending_bytes;
-    vm->balloon_first = balloon_policy_is_first(v->returned, paged);
 }
 
 static struct inflate_one *of_engine(struct core *core, const struct vm *vm)
@@ -264,27 +218,11 @@ static struct inflate_one *of_engine(struct core *core, const struct vm *vm)
 void inflate_describe(struct core *core, const struct vm *vm, struct budget_vm *vm_inout)
 {
     struct inflate_one *one = of_engine(core, vm);
-    const struct policy_answer *answer = &vm->reclaim.policy.answer;
 
     if (!one)
         return;
     judge(core, one);
-    offer(one, answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1,
-          vm_inout);
-}
-
-/* One that takes part by its balloon alone. What its guest does not say to be available it uses. */
-static struct budget_vm describe(const struct inflate_one *one)
-{
-    const struct balloon_seen *seen = &one->seen;
-    bool known = seen->heard_ns && seen->actual_bytes > seen->available_bytes;
-    struct budget_vm vm = {.guest_bytes = seen->ram_bytes,
-                           .resident_bytes = one->resident_bytes,
-                           .working_set_bytes = known ? seen->actual_bytes - seen->available_bytes : 0,
-                           .terms = one->terms};
-
-    offer(one, BALLOON_RETURNED_MIN, &vm); /* there is no other means */
-    return vm;
+    balloon_rung_offer(&one->rung, &vm->reclaim.policy.answer, vm_inout);
 }
 
 void inflate_fill(struct core *core, struct policy_look *look)
@@ -295,30 +233,27 @@ void inflate_fill(struct core *core, struct policy_look *look)
             continue;
         judge(core, one);
         look->domain[look->n] = SIZE_MAX;
-        look->vms[look->n++] = describe(one);
+        look->vms[look->n++] = balloon_rung_describe(&one->rung, &one->terms);
     }
 }
 
 static void carry_out(struct core *core, struct inflate_one *one, const struct budget_plan *plan,
                       struct why_entry *entry)
 {
-    const struct balloon_verdict *v = &one->verdict;
-    uint64_t bytes = plan->balloon_bytes ? (uint64_t)((double)plan->balloon_bytes / v->returned) : 0;
+    const struct balloon_verdict *v = &one->rung.verdict;
+    uint64_t target =
+        balloon_rung_carry_out(&one->rung, &entry->vm, plan, core->config.dry_run, &entry->balloon_bytes);
 
     entry->has_balloon = true;
+    entry->balloon = *v;
     if (v->set_bytes && v->rule != BALLOON_RULE_STALLED)
         entry->why.reason = BUDGET_GIVEN_BACK;
-    if (bytes > v->offer_bytes)
-        bytes = v->offer_bytes;
-    entry->balloon = *v;
-    entry->balloon_bytes = bytes;
-    if (!bytes || v->set_bytes || core->config.dry_run)
+    if (!target)
         return;
-    uint64_t target = balloon_policy_step(&one->memory, &one->seen, bytes);
     core->policy.orders[CORE_RUNG_BALLOON]++;
-    core->policy.asked_bytes[CORE_RUNG_BALLOON] += bytes;
+    core->policy.asked_bytes[CORE_RUNG_BALLOON] += entry->balloon_bytes;
     log_debug("balloon of %s: %" PRIu64 " of %" PRIu64 " MiB are to be left to the guest", one->view.vm,
-              target >> 20, one->seen.actual_bytes >> 20);
+              target >> 20, one->rung.seen.actual_bytes >> 20);
     balloons_order(core->inflate.balloons, one->balloon, target);
 }
 
@@ -355,7 +290,7 @@ void inflate_heard(struct core *core, const char *vm)
         if (!one->on || strcmp(one->view.vm, vm) != 0)
             continue;
         measure(core, one, now_ns);
-        if (hidden_bytes(one) > BALLOON_NEAR && balloon_policy_is_needed(&one->memory, &one->seen))
+        if (balloon_rung_is_urgent(&one->rung))
             reclaim_look_now(core, now_ns);
         return;
     }
@@ -374,7 +309,7 @@ int inflate_set(struct core *core, const char *vm, bool on)
             continue;
         found = true;
         one->on = on;
-        one->memory = (struct balloon_memory){0};
+        one->rung.memory = (struct balloon_memory){0};
         balloons_watch(inflate->balloons, one->balloon, on);
         balloons_note(inflate->balloons, one->balloon, on ? "waits" : "off");
         struct inflate_kept *kept = inflate_keep(core, one->view.vm);

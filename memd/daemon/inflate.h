@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * inflate: the balloons as a rung of the memory policy. What is known of each balloon and its guest
- * (balloons.h, agents.h, the kernel) goes to balloon_policy.h; what that says may be asked for goes into the
+ * (balloons.h, agents.h, the kernel) goes to balloon_rung.h; what that says may be asked for goes into the
  * look of policy.h, and what the plan asks for, to the balloons' threads. Of the loop; waits for nobody.
  *
  * Only balloons that are on take part (`memctl balloon auto`, balloon-auto in memd.conf). The VM of a balloon
@@ -15,7 +15,7 @@
 #define MEMD_DAEMON_INFLATE_H
 
 #include "balloon-driver/backends/balloons.h"
-#include "memd/daemon/balloon_policy.h"
+#include "memd/daemon/balloon_rung.h"
 #include "memd/daemon/loop.h"
 #include "memd/daemon/policy.h"
 #include "memd/daemon/why.h"
@@ -39,9 +39,7 @@ struct inflate_one {
     uint64_t order_serial;   /* of view, when its answers were last looked at */
     uint64_t locked_look_ns; /* when it was last looked whether its memory is locked */
     bool locked;
-    struct balloon_seen seen;
-    struct balloon_memory memory;
-    struct balloon_verdict verdict;
+    struct balloon_rung rung;
     struct why_ring why;
     struct policy_vm policy; /* empty: no orders for its pages */
 };
@@ -59,6 +57,7 @@ struct inflate_kept {
 struct inflate {
     struct balloons *balloons; /* NULL: there are none, nor will be */
     size_t n;
+    uint64_t hidden_bytes;             /* of all balloons, as of the last look */
     struct inflate_one *one;           /* BALLOONS_SLOTS; by balloons_slot() */
     const struct balloons_spec *rules; /* what the configuration says of balloons, by name or pattern */
     size_t nrules;

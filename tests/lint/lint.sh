@@ -106,7 +106,7 @@ bench/dedup         memd/[a-z_]+\.h|bench/(common|dedup)/.*\.h|bench/memvm/mkima
 bench/qemu          bench/(common|qemu)/.*\.h
 bench/pager         memd/[a-z_]+\.h|bench/(common|pager)/.*\.h|bench/memvm/(mkimage/files|payload/page)\.h
 bench/balloon       memd/[a-z_]+\.h|bench/(common|balloon)/.*\.h
-bench/policy-sim    memd/daemon/(budget|policy)\.h|bench/policy-sim/sim\.h
+bench/policy-sim    memd/daemon/(balloon_rung|budget|policy)\.h|balloon-driver/backends/balloons\.h|bench/policy-sim/sim\.h
 docs/examples       memd/memd\.h
 LAYERS
     return $status

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# memd-test: timeout=120
+# memd-test: timeout=240
 #
-# memd's memory policy on the modelled host of bench/policy-sim: who gives, who keeps, and that nothing is broken
-# that must hold (its exit code), for some populations, seeds and traces. The same run gives the same numbers.
+# memd's memory policy on the modelled host of bench/policy-sim: who gives, who keeps, by balloons or pages, and
+# that nothing is broken that must hold (its exit code), for some populations, seeds and traces. The same run
+# gives the same numbers.
 set -uo pipefail
 
 sim=${MEMD_BUILD_DIR:?the tests are run by tests/run.sh}/bench/policy-sim
@@ -28,6 +29,25 @@ sim() {
 value() {
     sed -n "s/^  \"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" "$tmp/out"
 }
+# balloons KEY: of all of them
+balloons() {
+    sed -n "s/^    \"$1\": \([^,]*\).*/\1/p" "$tmp/out" | head -n 1
+}
+# guest KIND KEY; rung NAME KEY; series SECOND KEY: of the first row from then on
+guest() { of guest "$@"; }
+rung() { of rung "$@"; }
+of() {
+    awk -v by="\"$1\":" -v name="\"$2\"," -v key="\"$3\":" '
+        $1 == by         { of_name = $2 == name }
+        $1 == key && of_name { print $2 + 0; found = 1; exit }
+        END { exit !found }' "$tmp/out" || fail "no $3 of $1 $2"
+}
+series() {
+    awk -v from="$1" -v key="\"$2\":" '
+        $1 == "\"second\":"          { on = $2 + 0 >= from }
+        $1 == key && on             { gsub(/[",]/, "", $2); print $2; found = 1; exit }
+        END { exit !found }' "$tmp/out" || fail "no $2 from second $1 on"
+}
 group() {
     awk -v kind="\"$1\"," -v shares="$2," -v key="\"$3\":" '
         $1 == "\"kind\":"   { of_kind = $2 == kind }
@@ -46,10 +66,11 @@ is() {
     awk "BEGIN { exit !(($1) $2 ($3)) }"
 }
 
-# ---- twice as much touched memory as there is, of which a third is in use
-host=(--vms 200 --host 200G --seconds 900)
+# ---- twice as much touched memory as there is, of which a third is in use; no balloons
+host=(--vms 200 --host 200G --seconds 900 --agents 0 --stats 0)
 for seed in 1 2 3; do
     sim 0 "${host[@]}" --seed $seed
+    [ "$(balloons filled_gib)" = 0.0 ] && is "$(guest none vms)" "==" 200 || fail "there are balloons"
     [ "$(value violations)" = 0 ] || fail "violations"
     is "$(value reclaimed_gib)" ">" 20 || fail "next to nothing was reclaimed"
     # who uses it keeps it; who has twice the shares keeps more; who gives does not pay dearly
@@ -71,15 +92,60 @@ cmp "$tmp/before" "$tmp/out" || fail "the same run gives other numbers"
 sim 0 "${host[@]}" --seed 4
 ! cmp -s "$tmp/before" "$tmp/out" || fail "another seed gives the same numbers"
 
+# ---- the same with balloons: most have an agent, some only statistics, some nobody who says anything
+guests=(--vms 200 --host 200G --seconds 900)
+for seed in 1 2 3; do
+    sim 0 "${host[@]}" --seed $seed
+    pages=$(value reclaimed_gib)
+    swapped=$(value refaults_swapped_gib)
+    sim 0 "${guests[@]}" --seed $seed
+    is "$(rung balloon taken_gib)" ">" 40 || fail "balloons are not used"
+    is "$(balloons host_got_gib)" ">" "$(balloons filled_gib) * 0.3" || fail "balloons return nothing"
+    is "$(value reclaimed_gib)" "<" "$pages * 0.7" || fail "pages are packed where balloons could give"
+    is "$(value refaults_swapped_gib)" "<" "$swapped * 0.7" || fail "as much is read back from swap as without balloons"
+    is "$(value over_budget_percent)" "<" 2 || fail "the budget is not kept"
+    is "$(rung balloon back_gib)" ">" 1 || fail "nothing is given back"
+    [ "$(value oom_kills)" = 0 ] || fail "guests kill"
+    is "$(value needs)" ">" 50 || fail "nobody needs memory: nothing was tried"
+    is "$(value memory_back_ms_p50)" "<=" 250 && is "$(guest agent back_ms_p99)" "<=" 1000 ||
+        fail "guests wait for what their balloons hold"
+    for kind in agent stats; do
+        is "$(guest $kind balloon_percent)" ">" 10 || fail "guests with $kind give nothing by balloon"
+        is "$(guest $kind lost_percent)" "<" 1 || fail "guests with $kind wait for their memory"
+    done
+    for kind in none mute risky; do
+        is "$(guest $kind balloon_percent)" "==" 0 || fail "a balloon of a guest that is $kind was moved"
+    done
+    is "$(guest agent vms) + $(guest stats vms) + $(guest risky vms) + $(guest mute vms) + $(guest none vms)" "==" 200 || fail "who is who"
+    for kind in steady idle phased batch; do
+        is "$(group $kind 1 resident_percent)" ">" "$(group $kind 1 working_set_percent)" || fail "$kind VMs have less than they use"
+        is "$(group $kind 1 lost_percent)" "<" 2 || fail "$kind VMs wait for their memory"
+    done
+    is "$(group idle 2 resident_percent)" ">" "$(group idle 1 resident_percent) * 1.15" || fail "shares do not count"
+done
+cp "$tmp/out" "$tmp/before"
+sim 0 "${guests[@]}" --seed 3
+cmp "$tmp/before" "$tmp/out" || fail "the same run gives other numbers"
+grep -Eq "CPU time: [0-9]+ times as fast" "$tmp/err" || fail "not told how fast: $(cat "$tmp/err")"
+# far too little of it, and without engines there are balloons alone
+sim 0 "${guests[@]}" --overcommit 3
+[ "$(value oom_kills)" = 0 ] || fail "guests kill where there is too little"
+sim 0 "${guests[@]}" --agents 100 --no-engine 100 --overcommit 1.2
+is "$(value orders)" "==" 0 && is "$(rung balloon taken_gib)" ">" 20 || fail "VMs without engines give by their balloons"
+
 # ---- without the tax on idle memory, those who use theirs give more
 sim 0 "${host[@]}" --idle-tax 75
 with=$(group idle 1 resident_percent)
 sim 0 "${host[@]}" --idle-tax 0
 is "$(group idle 1 resident_percent)" ">" "$with" || fail "the idle tax takes nothing of idle memory"
 
-# ---- enough for all: nobody gives; a host that waits for memory: soft leaves everybody alone, hard does not
+# ---- enough for all: nobody gives, also by balloon; a host that waits for memory: soft leaves everybody alone, hard does not
 sim 0 "${host[@]}" --overcommit 0.8
 is "$(group idle 1 reclaimed_percent) + $(group steady 1 reclaimed_percent)" "==" 0 || fail "reclaimed without need"
+sim 0 "${guests[@]}" --overcommit 0.8
+# those that a few VMs are kept to their limits by
+is "$(balloons filled_gib)" "<" 3 && is "$(guest agent balloon_percent) + $(guest stats balloon_percent)" "<" 0.5 ||
+    fail "balloons fill without need"
 sim 0 "${host[@]}" --stall 5
 reclaimed=$(value reclaimed_gib)
 is "$(state hard)" ">" 0 && is "$reclaimed" ">" 0 || fail "hard does not come"
@@ -106,7 +172,52 @@ sim 0 --trace - --host 5G <"$tmp/trace.csv"
 sim 1 --trace "$tmp/trace.csv" --host 5G --troubles off --swap-mbps 1
 grep -q "a is above its limit" <<<"$(value first_violation)" || fail "what was violated is not told"
 
+# ---- one guest, and what becomes of it. It idles on a host that is full; then it wants all it has; then nothing
+# one GUEST NEEDED: a trace in which its processes then want so many MiB of 4096
+one() {
+    local mib=$((1 << 20))
+    echo "# policy-sim trace 2"
+    echo "second,vm,guest_bytes,touched_bytes,working_set_bytes,needed_bytes,balloon,swap"
+    echo "0,it,$((4096 * mib)),$((4000 * mib)),$((300 * mib)),$((400 * mib)),$1,never"
+    echo "0,other,$((4096 * mib)),$((4000 * mib)),$((3900 * mib)),,none,never"
+    echo "200,it,$((4096 * mib)),$((4000 * mib)),$((3000 * mib)),$(($2 * mib)),$1,never"
+    echo "400,it,$((4096 * mib)),$((4000 * mib)),$((300 * mib)),$((400 * mib)),$1,never"
+}
+one agent 3600 >"$tmp/one.csv"
+sim 0 --trace "$tmp/one.csv" --host 6300M --seconds 600 --troubles off
+is "$(series 190 balloon_gib)" ">" 1 || fail "an idle guest keeps its memory"
+is "$(series 260 balloon_gib)" "<" 0.1 || fail "what a guest needs is not given back"
+is "$(series 590 balloon_gib)" ">" 1 || fail "a guest that is idle again keeps its memory"
+[ "$(value oom_kills)$(value oom_kills_own)" = 00 ] || fail "a guest with an agent kills"
+is "$(value needs)" ">" 0 && is "$(value memory_back_ms_p99)" "<=" 2000 || fail "it waits for its memory"
+grep -q '"need": ' "$tmp/out" || fail "it was not given back for a need"
+# more than it has at all: that is its own doing; with nobody who speaks for it, nothing is taken
+one agent 4200 >"$tmp/own.csv"
+sim 0 --trace "$tmp/own.csv" --host 6300M --seconds 600 --troubles off
+is "$(value oom_kills_own)" ">" 0 && [ "$(value oom_kills)" = 0 ] || fail "more than there is in a guest"
+is "$(series 260 balloon_gib)" "<" 0.1 || fail "it kills before it has all of its memory"
+for kind in none mute risky; do
+    one $kind 3600 >"$tmp/kind.csv"
+    sim 0 --trace "$tmp/kind.csv" --host 6300M --seconds 600 --troubles off
+    [ "$(balloons filled_gib)$(value oom_kills)" = 0.00 ] || fail "of a guest that is $kind memory was taken"
+done
+one stats 3600 >"$tmp/kind.csv"
+sim 0 --trace "$tmp/kind.csv" --host 6300M --seconds 600 --troubles off
+is "$(series 190 balloon_gib)" ">" 1 && [ "$(value oom_kills)" = 0 ] || fail "a guest with statistics"
+# what would be if: who has a balloon is said by options, also of a trace that knows none
+sim 0 --trace "$tmp/trace.csv" --host 5G --troubles off
+[ "$(balloons filled_gib)" = 0.0 ] && is "$(guest none vms)" "==" 2 || fail "an old trace has balloons"
+sim 0 --trace "$tmp/trace.csv" --host 5G --troubles off --agents 100
+is "$(guest agent vms)" "==" 2 && is "$(rung balloon taken_gib)" ">" 1 || fail "an old trace with agents"
+
 # ---- what is wrong is refused
+{ echo "# policy-sim trace 3" && cat "$tmp/trace.csv"; } >"$tmp/wrong.csv"
+sim 1 --trace "$tmp/wrong.csv"
+grep -q "too new" "$tmp/err" || fail "a newer trace: $(cat "$tmp/err")"
+for what in "s/,agent,/,agnet,/" "s/,[0-9]*,agent,/,x,agent,/"; do
+    sed "$what" "$tmp/one.csv" >"$tmp/wrong.csv"
+    sim 1 --trace "$tmp/wrong.csv"
+done
 for line in "a,0,x,1,1,0,0" "a,0,1" "a,5,1,1,1,0,0
 a,4,1,1,1,0,0" ",0,1,1,1,0,0" "a,0,-1,1,1,0,0" "a,0,1e300,1,1,0,0"; do
     { head -n 1 "$tmp/trace.csv" && echo "$line"; } >"$tmp/wrong.csv"
@@ -118,7 +229,8 @@ sim 1 --trace "$tmp/wrong.csv"
 : >"$tmp/wrong.csv"
 sim 1 --trace "$tmp/wrong.csv"
 sim 1 --trace "$tmp/nowhere.csv"
-for option in "--vms 0" "--vms x" "--host 1K" "--seconds -1" "--troubles maybe" "--bogus" "word"; do
+for option in "--vms 0" "--vms x" "--host 1K" "--seconds -1" "--troubles maybe" "--agents 101" "--agents 60 --stats 50" \
+    "--no-engine x" "--bogus" "word"; do
     # shellcheck disable=SC2086
     sim 2 $option
 done
@@ -126,6 +238,12 @@ done
 # ---- a memd's status becomes a trace
 cat >"$tmp/memctl" <<'END'
 #!/bin/sh
+case $* in
+"agent list --json") [ -z "$AGENTS" ] || exec cat agents ;;
+"balloon list --json") [ -z "$AGENTS" ] || exec cat balloons ;;
+"status --json") ;;
+*) exit 1 ;;
+esac
 [ "$*" = "status --json" ] || exit 1
 n=$(cat count 2>/dev/null || echo 0)
 echo $((n + 1)) >count
@@ -135,12 +253,30 @@ END
 chmod +x "$tmp/memctl"
 (cd "$tmp" && rm -f count && "$sim" --record 2 --memctl "$tmp/memctl" >recorded.csv) || fail "a trace is not recorded"
 diff - "$tmp/recorded.csv" <<'END' || fail "recorded otherwise"
-second,vm,guest_bytes,touched_bytes,working_set_bytes,reservation_bytes,limit_bytes,shares,swap
-0,a,4194304,3145728,3145728,0,0,7,never
-0,b,4194304,3145728,4096,0,0,7,never
-1,a,4194304,3145728,8192,0,0,7,never
-1,b,0,0,0,0,0,0,allowed
+# policy-sim trace 2
+second,vm,guest_bytes,touched_bytes,working_set_bytes,reservation_bytes,limit_bytes,shares,swap,needed_bytes,balloon,balloon_min_bytes,engine
+0,a,4194304,3145728,3145728,0,0,7,never,,none,0,yes
+0,b,4194304,3145728,4096,0,0,7,never,,none,0,yes
+1,a,4194304,3145728,8192,0,0,7,never,,none,0,yes
+1,b,0,0,0,0,0,0,allowed,,none,0,yes
 END
+# with what guests say; c and d have no engine
+cat >"$tmp/agents" <<'END'
+{"agents":[{"vm":"a","state":"live","memory":{"mem_total_bytes":4000000,"mem_available_bytes":3000000}},
+{"vm":"c","state":"stale","memory":{"mem_total_bytes":4000000,"mem_available_bytes":1}}]}
+END
+balloon() { echo "{\"vm\":\"$1\",\"state\":\"$2\",\"can\":[$3],\"ram_bytes\":8388608,\"actual_bytes\":4194304,\"floor_bytes\":65536,\"stats\":{\"available_bytes\":$4}}"; }
+echo "{\"balloons\":[$(balloon a ready '"actual"' null),$(balloon b ready '' null),$(balloon c ready '"deflate-on-oom"' 1048576),$(balloon d ready '' 1048576),$(balloon e gone '' null)]}" >"$tmp/balloons"
+(cd "$tmp" && rm -f count && AGENTS=1 "$sim" --record 1 --memctl "$tmp/memctl" >guests.csv) || fail "a trace with guests is not recorded"
+diff - <(tail -n +3 "$tmp/guests.csv") <<'END' || fail "guests are recorded otherwise"
+0,a,4194304,3145728,3145728,0,0,7,never,1194304,agent,65536,yes
+0,b,4194304,3145728,4096,0,0,7,never,,mute,65536,yes
+0,c,8388608,4194304,3145728,0,0,0,never,3145728,stats,65536,no
+0,d,8388608,4194304,3145728,0,0,0,never,3145728,risky,65536,no
+0,e,8388608,4194304,4194304,0,0,0,never,,none,0,no
+END
+sim 0 --trace "$tmp/guests.csv" --host 64M
+is "$(guest agent vms) + $(guest stats vms) + $(guest risky vms) + $(guest mute vms)" "==" 4 || fail "recorded guests"
 sim 0 --trace "$tmp/recorded.csv" --host 64M
 [ "$(value vms)" = 2 ] || fail "a recorded trace does not run"
 "$sim" --record 1 --memctl /bin/false >"$tmp/out" 2>"$tmp/err" && fail "recorded of nobody"

@@ -12,7 +12,7 @@
 #define MIB (1ull << 20)
 #define S   1000000000ull
 
-/* A guest of 1 GiB, heard just now, at rest. Its reserve is 128 MiB. */
+/* A guest of 1 GiB with an agent, heard just now, at rest. Its reserve is 128 MiB. */
 static struct balloon_seen guest(uint64_t now_ns)
 {
     return (struct balloon_seen){.now_ns = now_ns,
@@ -21,6 +21,7 @@ static struct balloon_seen guest(uint64_t now_ns)
                                  .min_bytes = 232 * MIB,
                                  .resident_bytes = 900 * MIB,
                                  .heard_ns = now_ns,
+                                 .speaks_up = true,
                                  .available_bytes = 528 * MIB};
 }
 
@@ -322,14 +323,47 @@ static void test_rungs(void **state)
     assert_false(balloon_policy_has_room(&scope, 390));
 }
 
+/* What is available may be cache in use, and without an agent nobody says that tasks wait for it. */
+static void test_unheard(void **state)
+{
+    static const struct {
+        bool speaks_up;
+        uint64_t available, reserve, spare;
+        enum balloon_rule rule;
+    } cases[] = {
+        {true, 500, 100, 400, BALLOON_RULE_SPARE}, {false, 500, 200, 300, BALLOON_RULE_SPARE},
+        {true, 220, 100, 120, BALLOON_RULE_SPARE}, {false, 220, 200, 20, BALLOON_RULE_SMALL},
+        {true, 99, 100, 0, BALLOON_RULE_SMALL},    {false, 99, 200, 0, BALLOON_RULE_NEED},
+        {true, 49, 100, 0, BALLOON_RULE_NEED},     {false, 49, 200, 0, BALLOON_RULE_NEED},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.speaks_up = cases[i].speaks_up;
+        seen.actual_bytes = seen.target_bytes = 800 * MIB;
+        seen.available_bytes = cases[i].available * MIB;
+        balloon_policy_look(&memory, &seen, BUDGET_HARD, &v);
+        assert_int_equal(v.rule, cases[i].rule);
+        assert_int_equal(v.reserve_bytes, cases[i].reserve * MIB);
+        assert_int_equal(v.spare_bytes, cases[i].spare * MIB);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_stalled),  cmocka_unit_test(test_need),
-        cmocka_unit_test(test_falls),    cmocka_unit_test(test_waits_of_the_balloon),
-        cmocka_unit_test(test_silence),  cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_rungs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts),
+                                       cmocka_unit_test(test_unheard),
+                                       cmocka_unit_test(test_steps),
+                                       cmocka_unit_test(test_stalled),
+                                       cmocka_unit_test(test_need),
+                                       cmocka_unit_test(test_falls),
+                                       cmocka_unit_test(test_waits_of_the_balloon),
+                                       cmocka_unit_test(test_silence),
+                                       cmocka_unit_test(test_alone),
+                                       cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
