@@ -46,6 +46,7 @@ static const struct member engine_members[] = {
     MEMBER(faults),         MEMBER(rejected),       MEMBER(huge_broken),   MEMBER(vmas_used),
     MEMBER(vmas_limit),     MEMBER(metadata_bytes), MEMBER(cpu_ns),        MEMBER(parked_pages),
     MEMBER(packed_pages),   MEMBER(pool_bytes),     MEMBER(swapped_pages), MEMBER(swap_bytes),
+    MEMBER(remote_pages),
 };
 
 static const char *const ineligible_names[] = {"pinned", "locked", "hugetlb", "shared", "uffd", "other"};

@@ -237,7 +237,7 @@ struct memd_stats {
     size_t size; /* sizeof(struct memd_stats) */
     uint64_t guest_bytes;
     uint64_t zero_pages;     /* known all-zero and dropped */
-    uint64_t merged_pages;   /* mapped from frames of the store */
+    uint64_t merged_pages;   /* mapped from frames of the store; see also remote_pages */
     uint64_t broken_pages;   /* written again since, not yet healed */
     uint64_t unshared_pages; /* hashed, no equal page known */
     uint64_t volatile_pages; /* written too often to be worth hashing */
@@ -276,6 +276,9 @@ struct memd_stats {
     uint64_t prefetched_pages; /* read from it with another page that left with them; they are still out */
     uint64_t prefetch_used;    /* of these: somebody then touched them */
     uint64_t prefetch_wasted;  /* and nobody did while what was read was kept */
+    uint64_t remote_pages;     /* merged, and not mapped any more: out, but for the frame */
+    uint64_t remote_outs;      /* merged pages that became so */
+    uint64_t remote_faults;    /* accesses that found their page so */
 };
 int memd_stats(struct memd *memd, struct memd_stats *ret_stats);
 

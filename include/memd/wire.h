@@ -24,6 +24,10 @@
  * Proposals of an earlier incarnation are finished or dropped by the engine before it sends READY. Ring
  * positions start at zero with every WELCOME (the shm is new).
  *
+ * Versions. HELLO says what the engine can, WELCOME names the highest that both can: of the protocol, and of
+ * the page maps, whose headers say so from then on. A page is REMOTE only in maps of version 2; before an
+ * engine joins a daemon that knows none of these, it brings them home.
+ *
  * References. A page map entry whose frame field is not 0 holds one reference to that frame. The daemon keeps
  * its own account (the "holdings" of each VM): a MERGE proposal adds one reference per page when it is sent;
  * RESULT takes back those that were not merged; DROPPED takes back those no longer needed. A claim that is
@@ -41,11 +45,12 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define WIRE_MAGIC           0x444d454du /* "MEMD" */
-#define WIRE_VERSION_MIN     1
-#define WIRE_VERSION_MAX     1
-#define WIRE_MAP_VERSION_MIN 1
-#define WIRE_MAP_VERSION_MAX 1
+#define WIRE_MAGIC              0x444d454du /* "MEMD" */
+#define WIRE_VERSION_MIN        1
+#define WIRE_VERSION_MAX        1
+#define WIRE_MAP_VERSION_MIN    1
+#define WIRE_MAP_VERSION_MAX    2
+#define WIRE_MAP_VERSION_REMOTE 2 /* from this one on, pages may be REMOTE */
 
 #define WIRE_NAME_BYTES       64 /* NUL-terminated */
 #define WIRE_REASON_BYTES     160
@@ -183,7 +188,15 @@ static_assert(sizeof(struct wire_ring) == 192, "wire_ring");
 #define WIRE_INELIGIBLE_COUNT 6 /* in the order of enum memd_ineligible */
 
 /* Where a page was when an access waited for the fault server. */
-enum wire_tier { WIRE_TIER_PARKED, WIRE_TIER_PACKED, WIRE_TIER_SWAPPED, WIRE_TIER_ZERO, WIRE_TIERS };
+enum wire_tier {
+    WIRE_TIER_PARKED,
+    WIRE_TIER_PACKED,
+    WIRE_TIER_SWAPPED,
+    WIRE_TIER_ZERO,
+    WIRE_TIER_REMOTE,
+    WIRE_TIERS
+};
+#define WIRE_TIERS_FIRST 4u /* that the first release had: see wire_stats_latency() */
 
 /* How long it waited: bucket i counts what took less than wire_latency_bound(i), and not less than the bound
  * before; the last one, all that took longer. */
@@ -246,12 +259,31 @@ struct wire_stats {
     _Atomic uint64_t round_written_pages;   /* seen written by the last round */
     _Atomic uint64_t sampled_pages;         /* aside as samples now; in none of the numbers above this */
     _Atomic uint64_t sampled_faults;        /* that came home because somebody touched them; the same */
-    _Atomic uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS]; /* samples, too */
-    _Atomic uint64_t merged_outs; /* merged pages that left RAM, since it was opened */
-    _Atomic uint64_t swap_reads;  /* of the swap file, whatever their size; these four since it was opened */
+    _Atomic uint64_t latency[WIRE_TIERS_FIRST][WIRE_LATENCY_BUCKETS],
+        latency_ns[WIRE_TIERS_FIRST]; /* samples, too */
+    _Atomic uint64_t merged_outs;     /* merged pages that left RAM, since it was opened */
+    _Atomic uint64_t swap_reads; /* of the swap file, whatever their size; these four since it was opened */
     /* pages whose records were read with another's; that somebody then came for; that nobody came for */
     _Atomic uint64_t prefetched_pages, prefetch_used, prefetch_wasted;
+    /* REMOTE pages: now; that became so, and that came home because somebody touched them, since it was
+     * opened. They are in none of the numbers above but page_ins. */
+    _Atomic uint64_t remote_pages, remote_outs, remote_faults;
+    _Atomic uint64_t latency_more[WIRE_TIERS - WIRE_TIERS_FIRST][WIRE_LATENCY_BUCKETS],
+        latency_more_ns[WIRE_TIERS - WIRE_TIERS_FIRST];
 };
+
+/* The buckets of a tier; *ret_ns: the sum of all waits in it. Tiers that came later lie behind what was
+ * there: engines and daemons of different releases agree about the rest. */
+static inline _Atomic uint64_t *wire_stats_latency(struct wire_stats *stats, unsigned tier,
+                                                   _Atomic uint64_t **ret_ns)
+{
+    if (tier < WIRE_TIERS_FIRST) {
+        *ret_ns = &stats->latency_ns[tier];
+        return stats->latency[tier];
+    }
+    *ret_ns = &stats->latency_more_ns[tier - WIRE_TIERS_FIRST];
+    return stats->latency_more[tier - WIRE_TIERS_FIRST];
+}
 static_assert(sizeof(struct wire_stats) <= 3072, "before the rings' data");
 #define WIRE_FORKS_HEIR UINT64_MAX
 enum wire_vm_state { WIRE_VM_RUNNING = 0, WIRE_VM_PAUSED = 1, WIRE_VM_MAP_COUNT = 2, WIRE_VM_CLOSING = 3 };
@@ -429,9 +461,10 @@ struct wire_rec_page {
 #define WIRE_PAGEOUT_SWAP                                                                  \
     4u /* and from the pool to the swap file, incompressible pages, too; PAGED says ENOSPC \
           if not all of it could be written */
-#define WIRE_PAGEOUT_MERGED \
-    16u /* with SWAP: merged pages, too, that are touched; without, those that are not */
-#define WIRE_PAGEOUT_LIMIT 8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
+/* With SWAP: merged pages go, too, that are touched; without MERGED, those that are not. Without SWAP, and
+ * with maps of version 2, these pages become REMOTE; they count for nothing then. */
+#define WIRE_PAGEOUT_MERGED 16u
+#define WIRE_PAGEOUT_LIMIT  8u /* swap_bytes counts; PAGED says EDQUOT if more was to be written */
 static_assert(sizeof(struct wire_rec_page) == 40, "wire_rec_page");
 
 struct wire_rec_paged {
@@ -496,8 +529,10 @@ enum wire_page_state {
     WIRE_PAGE_PARKED = 5,  /* out: whole, moved aside in the VMM; home again once touched */
     WIRE_PAGE_PACKED = 6,  /* out: compressed in the engine's memory; the same */
     WIRE_PAGE_SWAPPED = 7, /* out: encrypted in the swap file; the same */
-    WIRE_PAGE_LOST = 8, /* the swap file did not give it back: whoever touches it gets a memory error, until
-                           it is discarded */
+    WIRE_PAGE_LOST = 8, /* the swap file, or its frame, did not give it back: whoever touches it gets a memory
+                           error, until it is discarded; it holds the reference, if it was REMOTE */
+    WIRE_PAGE_REMOTE = 9, /* out: its bytes are its frame's, which is not mapped; home again, as a copy, once
+                             touched. It holds the reference. Maps of version 2 */
 };
 #define WIRE_PAGE_STATE_MASK 0xfu
 #define WIRE_PAGE_F_PENDING                                                                                \

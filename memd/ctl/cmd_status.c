@@ -81,6 +81,10 @@ static int totals_add(struct ctl_table *table, const json_t *status)
         failed |= ctl_table_add(table, "swapped\t%s\tin %s of swap files",
                                 ctl_size(a, 4096 * ctl_get_int(totals, "swapped_pages")),
                                 ctl_size(b, ctl_get_int(totals, "swap_bytes")));
+    if (ctl_get_int(totals, "remote_outs"))
+        failed |= ctl_table_add(
+            table, "remote\t%s\tshared without being mapped; %" PRId64 " pages were touched",
+            ctl_size(a, 4096 * ctl_get_int(totals, "remote_pages")), ctl_get_int(totals, "remote_faults"));
     if (ctl_get_int(totals, "prefetched_pages"))
         failed |= ctl_table_add(
             table, "read ahead\t%s\tfrom swap files; %" PRId64 " pages were then touched, %" PRId64 " not",

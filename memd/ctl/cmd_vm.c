@@ -7,21 +7,22 @@
 
 int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before)
 {
-    struct ctl_table table = {.ncolumns = 13, .right = 1 << 0 | 1 << 2 | 0x1ff << 4};
+    struct ctl_table table = {.ncolumns = 14, .right = 1 << 0 | 1 << 2 | 0x3ff << 4};
     char guest[CTL_SIZE_BYTES], saved[CTL_SIZE_BYTES], net[CTL_SIZE_BYTES];
-    char parked[CTL_SIZE_BYTES], packed[CTL_SIZE_BYTES], swapped[CTL_SIZE_BYTES];
+    char parked[CTL_SIZE_BYTES], packed[CTL_SIZE_BYTES], swapped[CTL_SIZE_BYTES], remote[CTL_SIZE_BYTES];
     const json_t *vm;
     size_t i;
 
     if (!json_array_size(vms))
         return 0;
     int failed = ctl_table_add(&table, "ID\tNAME\tPID\tSTATE\tGUEST\tSAVED\tNET\tZERO\tMERGED\tWRITTEN"
-                                       "\tPARKED\tPACKED\tSWAPPED");
+                                       "\tPARKED\tPACKED\tSWAPPED\tREMOTE");
     json_array_foreach(vms, i, vm)
     {
         failed |= ctl_table_add(
             &table,
-            "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%s\t%s\t%s",
+            "%" PRId64 "\t%s\t%" PRId64 "\t%s\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64
+            "\t%s\t%s\t%s\t%s",
             ctl_get_int(vm, "id"), ctl_get_text(vm, "name"), ctl_get_int(vm, "pid"),
             ctl_get_text(vm, "state"), ctl_size(guest, ctl_get_int(vm, "guest_bytes")),
             ctl_size(saved, ctl_get_int(vm, "saved_bytes")),
@@ -29,7 +30,8 @@ int ctl_vm_table(struct ctl *ctl, const json_t *vms, const char *before)
             ctl_get_int(vm, "pages_shared") + ctl_get_int(vm, "pages_sharing"),
             ctl_get_int(vm, "broken_pages"), ctl_size(parked, 4096 * ctl_get_int(vm, "parked_pages")),
             ctl_size(packed, 4096 * ctl_get_int(vm, "packed_pages")),
-            ctl_size(swapped, 4096 * ctl_get_int(vm, "swapped_pages")));
+            ctl_size(swapped, 4096 * ctl_get_int(vm, "swapped_pages")),
+            ctl_size(remote, 4096 * ctl_get_int(vm, "remote_pages")));
     }
     if (!failed) {
         fputs(before, ctl->out);

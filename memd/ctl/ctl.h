@@ -138,7 +138,7 @@ enum ctl_result ctl_print_json(struct ctl *ctl, const json_t *document);
 
 /* Rows of cells; columns are as wide as their widest cell. The first row is the heading,
  * unless `headless`; columns whose bit is set in `right` are aligned right. */
-#define CTL_COLUMNS_MAX 13
+#define CTL_COLUMNS_MAX 14
 #define CTL_CELL_BYTES  80
 struct ctl_table {
     size_t ncolumns, nrows, capacity;

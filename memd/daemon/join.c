@@ -221,14 +221,15 @@ int join_send_fds(int sock, const void *msg, size_t bytes, const int *fds, size_
     return sendmsg(sock, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-static int send_welcome(struct session *session, uint32_t hello_flags)
+static int send_welcome(struct session *session, const struct wire_msg_hello *hello)
 {
     struct core *core = session->core;
     struct domain *domain = session->vm->domain;
     struct wire_msg_welcome welcome = {
         .h = {.magic = WIRE_MAGIC, .type = WIRE_WELCOME, .bytes = sizeof welcome},
         .version = WIRE_VERSION_MAX,
-        .map_version = WIRE_MAP_VERSION_MAX,
+        .map_version =
+            hello->map_version_max < WIRE_MAP_VERSION_MAX ? hello->map_version_max : WIRE_MAP_VERSION_MAX,
         .nstores = (uint16_t)domain->nstores,
         .vm_id = session->vm->id,
         .incarnation = core->incarnation,
@@ -246,11 +247,11 @@ static int send_welcome(struct session *session, uint32_t hello_flags)
             fds[nfds++] = fd;
     }
     size_t opened = nfds;
-    if ((hello_flags & WIRE_HELLO_WANT_UFFD) && core->uffd_fd >= 0) {
+    if ((hello->flags & WIRE_HELLO_WANT_UFFD) && core->uffd_fd >= 0) {
         fds[nfds++] = core->uffd_fd;
         welcome.flags |= WIRE_WELCOME_UFFD;
     }
-    session->balloons = hello_flags & WIRE_HELLO_BALLOON;
+    session->balloons = hello->flags & WIRE_HELLO_BALLOON;
     if (session->balloons)
         welcome.flags |= WIRE_WELCOME_BALLOON;
     if (!err)
@@ -305,7 +306,7 @@ void join_hello(struct session *session, const void *msg, int fd)
     session->wants_swap = hello->flags & WIRE_HELLO_WANT_SWAP;
     err = channel_open(session);
     if (!err)
-        err = send_welcome(session, hello->flags);
+        err = send_welcome(session, hello);
     if (err)
         session_end(session, -err, "cannot set up shared memory for VM %s: %s", vm->engine.name,
                     strerror(-err));

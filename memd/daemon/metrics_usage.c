@@ -10,10 +10,8 @@
 #include <string.h>
 
 const char *const metrics_tier_names[WIRE_TIERS] = {
-    [WIRE_TIER_PARKED] = "parked",
-    [WIRE_TIER_PACKED] = "packed",
-    [WIRE_TIER_SWAPPED] = "swapped",
-    [WIRE_TIER_ZERO] = "zero",
+    [WIRE_TIER_PARKED] = "parked", [WIRE_TIER_PACKED] = "packed", [WIRE_TIER_SWAPPED] = "swapped",
+    [WIRE_TIER_ZERO] = "zero",     [WIRE_TIER_REMOTE] = "remote",
 };
 
 static void put_working_sets(FILE *out, const struct core_snapshot *snapshot)

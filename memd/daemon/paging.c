@@ -12,7 +12,7 @@
 
 static uint64_t out_pages(const struct vm *vm)
 {
-    return vm->stats.parked_pages + vm->stats.packed_pages + vm->stats.swapped_pages;
+    return vm->stats.parked_pages + vm->stats.packed_pages + vm->stats.swapped_pages + vm->stats.remote_pages;
 }
 
 static uint64_t moved(const struct vm *vm, enum core_job_kind kind)

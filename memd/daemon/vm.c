@@ -80,6 +80,8 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->lost_pages += vm->stats.lost_pages;
     sum->sampled_faults += vm->stats.sampled_faults;
     sum->merged_outs += vm->stats.merged_outs;
+    sum->remote_outs += vm->stats.remote_outs;
+    sum->remote_faults += vm->stats.remote_faults;
     sum->swap_reads += vm->stats.swap_reads;
     sum->prefetched_pages += vm->stats.prefetched_pages;
     sum->prefetch_used += vm->stats.prefetch_used;
@@ -200,12 +202,13 @@ static void read_samples(const struct wire_stats *in, uint64_t pages, struct vm_
 }
 
 /* The bounds leave room to add them up. */
-static void read_latencies(const struct wire_stats *in, struct vm_stats *out)
+static void read_latencies(struct wire_stats *in, struct vm_stats *out)
 {
     for (unsigned t = 0; t < WIRE_TIERS; t++) {
-        out->latency_ns[t] = read_stat(&in->latency_ns[t], 1ull << 62);
+        _Atomic uint64_t *ns, *bucket = wire_stats_latency(in, t, &ns);
+        out->latency_ns[t] = read_stat(ns, 1ull << 62);
         for (unsigned i = 0; i < WIRE_LATENCY_BUCKETS; i++)
-            out->latency[t][i] = read_stat(&in->latency[t][i], 1ull << 48);
+            out->latency[t][i] = read_stat(&bucket[i], 1ull << 48);
     }
 }
 
@@ -223,7 +226,7 @@ void vm_read_stats(struct vm *vm)
 {
     if (!vm->session || vm->session->state != SESSION_LIVE)
         return;
-    const struct wire_stats *in = &vm->session->shm->stats;
+    struct wire_stats *in = &vm->session->shm->stats;
     struct vm_stats *out = &vm->stats;
     uint64_t pages = vm_guest_pages(vm), ever = 1ull << 48;
 
@@ -262,6 +265,9 @@ void vm_read_stats(struct vm *vm)
     out->swapped_faults = read_stat(&in->swapped_faults, ever);
     out->lost_pages = read_stat(&in->lost_pages, ever);
     out->merged_outs = read_stat(&in->merged_outs, ever);
+    out->remote_pages = read_stat(&in->remote_pages, pages);
+    out->remote_outs = read_stat(&in->remote_outs, ever);
+    out->remote_faults = read_stat(&in->remote_faults, ever);
     out->swap_reads = read_stat(&in->swap_reads, ever);
     out->prefetched_pages = read_stat(&in->prefetched_pages, ever);
     out->prefetch_used = read_stat(&in->prefetch_used, ever);

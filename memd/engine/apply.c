@@ -21,6 +21,7 @@
  */
 #include "memd/engine/engine.h"
 #include "memd/engine/plan.h"
+#include "memd/engine/stores.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -60,11 +61,6 @@ struct op {
 };
 
 /* ---- the queue */
-
-static const uint8_t *frame_bytes(const struct memd *m, uint32_t frame)
-{
-    return m->session.store[frame >> WIRE_FRAME_NODE_SHIFT] + (frame & WIRE_FRAME_INDEX_MASK) * PAGE_BYTES;
-}
 
 static bool frames_valid(const struct memd *m, uint32_t frame, uint32_t count)
 {
@@ -327,7 +323,7 @@ static void move_aside(struct op *op, struct plan_span s)
 static bool is_as_expected(const struct op *op, uint32_t i, const void *aside)
 {
     if (op->frame[i])
-        return page_equals(aside, frame_bytes(op->m, op->frame[i]));
+        return page_equals(aside, stores_frame(op->m, op->frame[i]));
     return page_is_zero(aside);
 }
 

@@ -424,6 +424,11 @@ int memd_region_del(struct memd *memd, uint32_t region, unsigned timeout_ms)
     if (!err) {
         r->stuck = true; /* no new merges while we go over it, nor after -EBUSY */
         err = bring_home(memd, r, 0, r->npages, timeout_ms);
+        /* of a region that is gone nothing is told any more; the daemon makes room as long as it lives */
+        r->changing++;
+        while (!err && !refs_flush_region(memd, r) && now_ns() < deadline)
+            work_breathe(memd, 1000);
+        r->changing--;
         if (!err && r->changing) /* somebody cuts it meanwhile */
             err = -EBUSY;
         if (err && err != -EBUSY)

@@ -7,7 +7,9 @@
 #include "memd/common/name.h"
 #include "memd/engine/maps.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/sample.h"
+#include "memd/engine/stores.h"
 #include "memd/engine/vmballoon.h"
 
 #include <errno.h>
@@ -144,6 +146,7 @@ static void engine_free(struct memd *m)
 
     session_close(m);
     vmballoon_close(m);
+    stores_close(m);
     sample_close(m);
     pager_close(m);
     place_fini(m);
@@ -372,6 +375,9 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.packed_bytes = out.packed_bytes;
     st.pool_bytes = out.host_bytes;
     st.swapped_pages = out.swapped;
+    st.remote_pages = out.remote;
+    st.remote_outs = atomic_load(&memd->stats.remote_outs);
+    st.remote_faults = atomic_load(&memd->stats.remote_faults);
     st.swap_bytes = out.swap.file_bytes;
     st.swap_written_bytes = out.swap.written_bytes;
     st.swap_errors = out.swap.errors;

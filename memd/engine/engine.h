@@ -12,7 +12,7 @@
  *   1. engine.work   every change of the VMM's mappings, of page map entries and of the region table is made
  * by its holder. The worker holds it for one batch at a time (at most a chunk's pages aside); an API caller
  * is let in between batches (work_lock_api).
- *   2. chunk.busy    one flag per 2 MiB. Entries of pages that are out (PARKED, PACKED) become others only
+ *   2. chunk.busy    one flag per 2 MiB. Entries of pages that are out (entry_out()) become others only
  * under it. Set by the holder of engine.work around the time pages of the chunk
  * are out of place; set by the fault server, with one try and never a wait, around its answer. Whoever clears
  * it after pages were out wakes the whole range, so a fault message that found the chunk busy may be
@@ -74,22 +74,23 @@ struct chunk {
     _Atomic uint8_t missing; /* MISSING is on in it: the fault server fills what is absent (out.c); changed
                                 under busy and work */
     uint16_t vmas;           /* mapping boundaries inside, see chunk_count_vmas() */
-    _Atomic uint16_t out;    /* pages PARKED, PACKED, SWAPPED or LOST; changed under busy */
+    _Atomic uint16_t out;    /* pages that are out, see entry_out(); changed under busy */
     uint8_t pins;            /* memd_pin() nesting */
-    bool huge : 1;           /* a huge page, not armed and kept whole */
-    bool seen : 1;           /* a round has looked at it */
-    bool surveyed : 1;       /* its hashes were sent */
-    bool drops : 1;          /* has entries with F_DROPPING still to be reported */
-    bool store : 1;          /* has, or had, store mappings */
-    bool islands : 1;        /* fresh memory was put between store mappings, see rejoin.c */
-    bool sparse : 1;         /* has pages that only seemed to be zero: they are looked at in full */
-    bool todo : 1;           /* has zero pages to be dropped, see apply.c */
+    _Atomic uint8_t
+        drops;         /* has entries with F_DROPPING still to be reported; the fault server sets it, too */
+    bool huge : 1;     /* a huge page, not armed and kept whole */
+    bool seen : 1;     /* a round has looked at it */
+    bool surveyed : 1; /* its hashes were sent */
+    bool store : 1;    /* has, or had, store mappings */
+    bool islands : 1;  /* fresh memory was put between store mappings, see rejoin.c */
+    bool sparse : 1;   /* has pages that only seemed to be zero: they are looked at in full */
+    bool todo : 1;     /* has zero pages to be dropped, see apply.c */
     /* how often each group of pages is rewritten, see scan.c: the exponent, and rounds left without arming */
     struct {
         uint8_t level : 4, wait : 4;
     } hot[CHUNK_GROUPS];
 };
-static_assert(sizeof(struct chunk) <= 24, "24 bytes per 2 MiB");
+static_assert(sizeof(struct chunk) <= 26, "26 bytes per 2 MiB");
 
 /* Current page counts of a region, kept by page_set(). */
 struct region_counts {
@@ -102,6 +103,7 @@ struct out {
     _Atomic uint64_t *place; /* by slot of the chunk, a page of 8 bytes each for every chunk */
     void *shadow_map;
     _Atomic uint64_t parked, sampled, packed, swapped, lost; /* parked: samples are apart */
+    _Atomic uint64_t remote;
     _Atomic uint64_t tagged; /* to be added to region_counts.tagged, modulo 2^64 */
 };
 
@@ -153,8 +155,8 @@ struct session {
     struct ring up, down;
     uint64_t incarnation, retry_ns, hello_ns;
     int store_fd[WIRE_NODES_MAX];
-    const uint8_t *store[WIRE_NODES_MAX]; /* mapped shared, read-only */
     uint64_t store_bytes;
+    uint16_t map_version;
     uint32_t trimmed_pos; /* of the up ring, when its memory was given back */
     unsigned nstores;
     bool warned;                   /* "no daemon" was logged */
@@ -162,6 +164,14 @@ struct session {
     bool broken;                   /* the ring makes no sense; ended in the next turn */
     struct wire_rec_token barrier; /* FENCE or UNMERGE that waits for the proposals before it; type 0: none */
     struct unmerge unmerge;        /* its */
+};
+
+/* A frame store, see stores.c. */
+struct store {
+    const uint8_t *_Atomic at; /* mapped shared, read-only; NULL: it is not */
+    uint64_t bytes;
+    uint64_t dev, ino; /* of the file that is, or was last, mapped */
+    bool known;        /* there was one */
 };
 
 struct round {
@@ -204,6 +214,7 @@ struct heal_queue {
 
 struct stats {
     _Atomic uint64_t page_outs, page_ins, parked_faults, packed_faults, swapped_faults;
+    _Atomic uint64_t remote_outs, remote_faults;
     _Atomic uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected, huge_broken,
         hashed_pages, written_pages, would_save_pages, round_written_pages;
     _Atomic uint64_t merged_outs;
@@ -252,10 +263,11 @@ struct memd {
     bool let_in;       /* the fork under way lets memory in */
     bool forked;       /* memory was shared with a child: its pages may need a write to be movable again */
     bool locks_future; /* mlockall(MCL_FUTURE): every new mapping is filled at once */
-    bool drops_left;   /* some chunk has F_DROPPING entries */
+    _Atomic bool drops_left; /* some chunk has F_DROPPING entries */
     struct plan_costs costs;
     struct apply apply;
     struct session session;
+    struct store store[WIRE_NODES_MAX];
     struct pager *pager;
     struct vmballoon *balloon; /* vmballoon.h */
     struct sampler *sampler;   /* NULL: none was ever wanted */
@@ -326,7 +338,7 @@ static inline uint64_t entry_make(unsigned state, uint32_t flags, uint32_t tag, 
 }
 static inline bool entry_out(uint64_t e)
 {
-    return entry_state(e) >= WIRE_PAGE_PARKED && entry_state(e) <= WIRE_PAGE_LOST;
+    return entry_state(e) >= WIRE_PAGE_PARKED && entry_state(e) <= WIRE_PAGE_REMOTE;
 }
 static inline bool entry_sample(uint64_t e)
 {
@@ -456,8 +468,14 @@ bool apply_goes_on(struct memd *m); /* a pass over the queue is under way, and n
 
 /* ---- refs.c; work held */
 void refs_drop(struct memd *m, struct region *r, uint32_t page, uint32_t npages, enum wire_drop why);
-void refs_flush(struct memd *m, struct region *r, uint32_t chunk);
-bool refs_flush_all(struct memd *m); /* false: some are left to be told of */
+/* The same of pages that are out, whose entries the caller changes; false: not now. */
+bool refs_give(struct memd *m, const struct region *r, uint32_t page, uint32_t npages, uint32_t frame,
+               enum wire_drop why);
+/* Entries of the chunk were marked F_DROPPING. Any thread. */
+void refs_later(struct memd *m, struct chunk *c);
+bool refs_flush(struct memd *m, struct region *r, uint32_t chunk); /* false: the ring is full */
+bool refs_flush_region(struct memd *m, struct region *r);          /* the same */
+bool refs_flush_all(struct memd *m);                               /* false: some are left to be told of */
 
 /* ---- change.c; work held, let go where reading takes long: region.changing must be up */
 int home_from_swap(struct memd *m, struct region *r, uint32_t page, uint32_t end); /* 0, -ENOMEM */

@@ -47,6 +47,7 @@ struct server {
     unsigned ndeferred;
     bool waits;    /* something is to be tried again in a moment */
     bool blocking; /* userfaultfd A: read() waits */
+    bool paced;    /* this turn */
     uint64_t missed_first,
         missed_end; /* where accesses wait that there was no room to remember; 0: nowhere */
 };
@@ -139,7 +140,10 @@ static void answer_all(struct server *s, int uffd, const struct uffd_msg *msg, s
 {
     uint64_t since_ns = n > 0 ? now_ns() : 0;
 
-    pace_wait(s->m, n > 0 ? (unsigned)n : 0);
+    if (n > 0 && !s->paced) { /* once: those who are let go meanwhile would have drain() go on for ever */
+        s->paced = true;
+        pace_wait(s->m, (unsigned)n);
+    }
     for (ssize_t i = 0; i < n; i++) {
         if (msg[i].event != UFFD_EVENT_PAGEFAULT)
             continue;
@@ -246,6 +250,7 @@ void *fault_main(void *arg)
     struct server s = {.m = arg};
 
     while (!atomic_load(&s.m->fault_stop)) {
+        s.paced = false;
         if (only_a(&s))
             wait_for_a(&s);
         else

@@ -30,6 +30,7 @@
 #include "memd/engine/engine.h"
 #include "memd/engine/maps.h"
 #include "memd/engine/memory.h"
+#include "memd/engine/remote.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -322,7 +323,8 @@ int heal_range(struct memd *m, struct region *r, uint32_t page, uint32_t npages,
 
 static bool needs_room(unsigned state)
 {
-    return state == WIRE_PAGE_SHARED || state == WIRE_PAGE_PACKED || state == WIRE_PAGE_SWAPPED;
+    return state == WIRE_PAGE_SHARED || state == WIRE_PAGE_PACKED || state == WIRE_PAGE_SWAPPED ||
+           state == WIRE_PAGE_REMOTE;
 }
 
 int heal_room(struct memd *m, const struct region *r, uint32_t page, uint32_t end)
@@ -330,7 +332,9 @@ int heal_room(struct memd *m, const struct region *r, uint32_t page, uint32_t en
     uint64_t need = 0, have = mem_available_bytes();
 
     if (end - page == r->npages)
-        need = (r->n.shared + atomic_load(&r->out.packed) + atomic_load(&r->out.swapped)) * PAGE_BYTES;
+        need = (r->n.shared + atomic_load(&r->out.packed) + atomic_load(&r->out.swapped) +
+                atomic_load(&r->out.remote)) *
+               PAGE_BYTES;
     else
         for (uint32_t p = page; p < end; p++)
             need += needs_room(entry_state(page_get(r, p))) ? PAGE_BYTES : 0;
@@ -381,6 +385,8 @@ bool unmerge_step(struct memd *m, struct unmerge *u, int32_t *ret_error)
         uint32_t chunk = u->chunk++, left = 0;
         if (!chunk)
             err = heal_room(m, r, 0, r->npages);
+        if (!err)
+            err = remote_home(m, r, chunk);
         if (!err)
             err = heal_home(m, r, chunk_first(r, chunk), chunk_end(r, chunk), &left);
         u->left += left;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Merged pages that nobody touches leave RAM, too: for the VM's own swap file, since a frame is freed only
- * when the last VM that maps it has let go. Packing them in RAM would cost more than the frame does.
+ * when the last VM that maps it has let go. Packing them in RAM would cost more than the frame does. Those
+ * for which that is not wanted give up their mapping, and keep the frame (remote.c).
  *
  *   SHARED -- merged_park --> PARKED -- out_pack, swap_out --> SWAPPED
+ *   SHARED -- merged_remote --> REMOTE
  *
  * The way is that of a heal (heal.c), but the pages end up in the shadow and not at home:
  *   1. userfaultfd B write-protects the mapping: writers wait. All of it is read in, because the protection
@@ -11,9 +13,10 @@
  *   2. If any of its pages has been written, it is private, and may be pinned: then nothing is done. A page
  *      that was not written is the frame; whoever has pinned it for reading goes on with the frame's bytes,
  *      which stay as they are for as long as it is pinned (a freed frame is punched out of its file).
- *   3. The bytes are copied to the shadow, and an empty mapping that is MISSING from birth replaces the store
- *      mapping, in one call. Whoever touches it from then on waits for the chunk, and finds the page PARKED.
- *   4. The references are given back.
+ *   3. The bytes are copied to the shadow, but for REMOTE pages, and an empty mapping that is MISSING from
+ * birth replaces the store mapping, in one call. Whoever touches it from then on waits for the chunk, and
+ * finds the page PARKED.
+ *   4. The references are given back, but for REMOTE pages.
  *
  * Only whole mappings leave, or a piece at an end of one where the neighbour is anonymous memory: the piece
  * then joins it. So there are no more mappings than before; but for those that go on in the next chunk, which
@@ -31,6 +34,7 @@
 #include "memd/engine/out.h"
 #include "memd/engine/out_parts.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -150,8 +154,15 @@ static void now_parked(struct memd *m, struct region *r, uint32_t page, uint32_t
     }
 }
 
+static void now_remote(struct memd *m, struct region *r, uint32_t page, uint32_t end)
+{
+    for (uint32_t p = page; p < end; p++)
+        remote_enter(r, p, 0, entry_frame(page_get(r, p)));
+    atomic_fetch_add_explicit(&m->stats.remote_outs, end - page, memory_order_relaxed);
+}
+
 /* False: it stays as it is. */
-static bool take(struct memd *m, struct region *r, const struct run *run)
+static bool take(struct memd *m, struct region *r, const struct run *run, bool remote)
 {
     struct chunk *c = &r->chunks[chunk_of(r, run->page)];
     uint32_t page = run->page, n = run->end - run->page;
@@ -159,7 +170,7 @@ static bool take(struct memd *m, struct region *r, const struct run *run)
 
     chunk_lock(c);
     int err = stop_writers(m, r, page, run->end);
-    if (!err) {
+    if (!err && !remote) {
         madvise(shadow_page(r, page), bytes, MADV_DONTNEED); /* a copy may have left something behind */
         err = uffd_copy(m->uffd_a, shadow_page(r, page), page_hva(r, page), bytes, &copied);
     }
@@ -176,7 +187,10 @@ static bool take(struct memd *m, struct region *r, const struct run *run)
         out_emptied(m, r, page); /* perhaps the neighbours were registered for nothing */
     } else {
         hold_missing_on(m, c);
-        now_parked(m, r, page, run->end);
+        if (remote)
+            now_remote(m, r, page, run->end);
+        else
+            now_parked(m, r, page, run->end);
     }
     out_unlock(m, c);
     wake(m, r, page, run->end);
@@ -231,7 +245,7 @@ uint32_t merged_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
         page = run.end;
         if (ring_room(&m->session.up) < ROOM_BYTES || m->session.broken)
             break;
-        if (cold_part(&touched, &run, all) && take(m, r, &run))
+        if (cold_part(&touched, &run, all) && take(m, r, &run, false))
             n += run.end - run.page;
     }
     fault_release(m);
@@ -239,6 +253,26 @@ uint32_t merged_park(struct memd *m, struct region *r, uint32_t chunk, uint32_t 
         chunk_count_vmas(m, r, chunk);
     atomic_fetch_add_explicit(&m->stats.merged_outs, n, memory_order_relaxed);
     return n;
+}
+
+void merged_remote(struct memd *m, struct region *r, uint32_t chunk, bool all)
+{
+    uint32_t end = chunk_end(r, chunk);
+    struct choice touched;
+    struct run run;
+    bool any = false;
+
+    if (leaves_alone(m, r, chunk) || out_prepare(m, r, true) || pager_look(m, r, chunk, &touched))
+        return;
+    fault_attend(m);
+    for (uint32_t page = chunk_first(r, chunk); next_run(m, r, page, end, &run);) {
+        page = run.end;
+        if (cold_part(&touched, &run, all) && take(m, r, &run, true))
+            any = true;
+    }
+    fault_release(m);
+    if (any)
+        chunk_count_vmas(m, r, chunk);
 }
 
 /* ---- from now on */

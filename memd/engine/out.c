@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pages that are out: parked or packed, and the ways between.
+ * Pages that are out: parked or packed, and the ways between. Those in the swap file: swap.c; those whose
+ * bytes are in a frame: remote.c.
  *
  *   PRIVATE -- out_park --> PARKED -- out_pack --> PACKED -- swap.c --> SWAPPED
  *      ^                      |                      |                    |
@@ -31,6 +32,8 @@
 #include "memd/engine/memory.h"
 #include "memd/engine/out_parts.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
+#include "memd/engine/stores.h"
 #include "memd/engine/swap.h"
 
 #include <errno.h>
@@ -44,7 +47,7 @@
 #define PACKED_MAX    3072u /* a page that does not get smaller than this is not worth packing */
 #define TRIES_MAX     1000u
 #define HOME_PAGES    64u  /* come home before others may have the chunk */
-#define TELL_WORKER   256u /* pages dropped from the pool by the fault server */
+#define TELL_WORKER   256u /* pages whose object or frame the fault server has no more use for */
 #define SHADOW_MARGIN (2 * CHUNK_PAGES * PAGE_BYTES)
 static_assert(PACKED_MAX <= POOL_OBJECT_MAX, "fits an object");
 
@@ -70,6 +73,8 @@ static void count_entry(struct region *r, uint64_t e, uint64_t by)
         atomic_fetch_add_explicit(&r->out.swapped, by, memory_order_relaxed);
     else if (entry_state(e) == WIRE_PAGE_LOST)
         atomic_fetch_add_explicit(&r->out.lost, by, memory_order_relaxed);
+    else if (entry_state(e) == WIRE_PAGE_REMOTE) /* release: see remote_count() */
+        atomic_fetch_add_explicit(&r->out.remote, by, memory_order_release);
     else if (entry_state(e) == WIRE_PAGE_PRIVATE && entry_tag(e))
         atomic_fetch_add_explicit(&r->out.tagged, by, memory_order_relaxed);
     else if (entry_state(e) == WIRE_PAGE_ZERO) /* the fault server never gets here */
@@ -396,17 +401,22 @@ void out_count_fault(struct memd *m, _Atomic uint64_t *tier)
     atomic_fetch_add_explicit(&m->stats.page_ins, 1, memory_order_relaxed);
 }
 
-static void served_packed(struct memd *m, struct region *r, uint32_t page)
+void out_tell_worker(struct memd *m)
 {
     struct pager *p = m->pager;
 
-    pool_discard(p->pool, (uint32_t)place_get(r, page));
-    place_set(r, page, 0); /* what of it is being written ends up unwanted, see swap.c */
-    out_count_fault(m, &m->stats.packed_faults);
     if (++p->served >= TELL_WORKER) {
         p->served = 0;
         engine_kick(m);
     }
+}
+
+static void served_packed(struct memd *m, struct region *r, uint32_t page)
+{
+    pool_discard(m->pager->pool, (uint32_t)place_get(r, page));
+    place_set(r, page, 0); /* what of it is being written ends up unwanted, see swap.c */
+    out_count_fault(m, &m->stats.packed_faults);
+    out_tell_worker(m);
 }
 
 static void served_parked(struct memd *m, struct region *r, uint32_t page, uint64_t e)
@@ -445,6 +455,8 @@ int out_serve(struct memd *m, struct region *r, uint32_t page, uint64_t since_ns
         return uffd_poison_once(m, page_hva(r, page)) == -EAGAIN ? -EAGAIN : 0;
     if (entry_state(e) == WIRE_PAGE_SWAPPED)
         return swap_serve(m, r, page, since_ns, tier);
+    if (entry_state(e) == WIRE_PAGE_REMOTE)
+        return remote_serve(m, r, page, tier);
     if (entry_state(e) == WIRE_PAGE_PARKED) {
         err = bring_parked(m, r, page, e, &unchanged);
     } else {
@@ -479,6 +491,8 @@ static uint32_t bring(struct memd *m, struct hold_fill f)
         int err = hold_fill(m, &f);
         if (!err)
             continue;
+        if (err == -EFAULT) /* of a frame, see remote_gone() */
+            break;
         if (++tries == TRIES_MAX) {
             log_msg(m, MEMD_LOG_ERROR, "a page cannot be brought home to %p (%d)", (void *)f.hva, -err);
             break;
@@ -498,6 +512,7 @@ static uint32_t alike(const struct region *r, uint32_t page, uint32_t end)
         end = page + OUT_BATCH_PAGES;
     while (p < end && entry_state(page_get(r, p)) == entry_state(e) &&
            entry_sample(page_get(r, p)) == entry_sample(e) &&
+           (!entry_frame(e) || entry_frame(page_get(r, p)) == entry_frame(e) + (p - page)) &&
            (!entry_tag(e) == !entry_tag(page_get(r, p)) || entry_state(e) == WIRE_PAGE_PARKED))
         p++;
     return p;
@@ -506,21 +521,28 @@ static uint32_t alike(const struct region *r, uint32_t page, uint32_t end)
 static uint32_t home_run(struct memd *m, struct region *r, uint32_t page, uint32_t npages)
 {
     uint64_t e = page_get(r, page);
-    bool packed = entry_state(e) == WIRE_PAGE_PACKED, armed = packed && entry_tag(e);
+    bool packed = entry_state(e) == WIRE_PAGE_PACKED, remote = entry_state(e) == WIRE_PAGE_REMOTE;
+    bool copied = packed || remote, armed = copied && entry_tag(e);
     struct pager *p = m->pager;
 
     for (uint32_t i = 0; packed && i < npages; i++)
         unpack(m, r, page + i, p->batch + i * PAGE_BYTES);
     uint32_t n = bring(m, (struct hold_fill){.hva = page_hva(r, page),
-                                             .src = packed ? p->batch : shadow_page(r, page),
+                                             .src = packed   ? p->batch
+                                                    : remote ? (const char *)stores_frame(m, entry_frame(e))
+                                                             : shadow_page(r, page),
                                              .left = npages * PAGE_BYTES,
                                              .piece = npages * PAGE_BYTES,
-                                             .move = !packed,
+                                             .move = !copied,
                                              .armed = armed,
-                                             .stays = packed});
+                                             .stays = copied});
     for (uint32_t i = page; i < page + n; i++) {
         if (packed)
             pool_free(p->pool, (uint32_t)place_get(r, i));
+        if (remote) {
+            remote_homed(m, r, i, armed);
+            continue;
+        }
         swap_drop(m, r, i);
         out_entry(r, i, out_private(page_get(r, i), armed));
     }
@@ -538,12 +560,15 @@ static int home_piece(struct memd *m, struct region *r, uint32_t page, uint32_t 
     for (uint32_t p = page, next; p < end && !err; p = next) {
         next = p + 1;
         unsigned state = entry_state(page_get(r, p));
-        if (state != WIRE_PAGE_PARKED && state != WIRE_PAGE_PACKED)
+        if (state != WIRE_PAGE_PARKED && state != WIRE_PAGE_PACKED && state != WIRE_PAGE_REMOTE)
             continue;
         next = alike(r, p, end);
         bool sample = entry_sample(page_get(r, p));
         uint32_t homed = home_run(m, r, p, next - p);
-        err = homed < next - p ? -ENOMEM : 0;
+        if (homed < next - p && state == WIRE_PAGE_REMOTE && remote_gone(m, r, p + homed))
+            next = p + homed + 1;
+        else
+            err = homed < next - p ? -ENOMEM : 0;
         *homed_inout += sample ? 0 : homed;
     }
     out_unlock(m, c);
@@ -565,6 +590,7 @@ int out_home(struct memd *m, struct region *r, uint32_t page, uint32_t npages, u
         err = home_piece(m, r, p, next, &n);
     }
     pool_give_back(m->pager->pool);
+    refs_flush(m, r, chunk_of(r, page));
     for (uint32_t p = page; p < end && !err; p++) {
         bool homed = false;
         err = swap_home(m, r, p, &homed);
@@ -587,7 +613,9 @@ int out_home_chunk(struct memd *m, struct region *r, uint32_t chunk)
 
 int out_home_region(struct memd *m, struct region *r)
 {
-    uint64_t need = (atomic_load(&r->out.packed) + atomic_load(&r->out.swapped)) * PAGE_BYTES;
+    uint64_t need =
+        (atomic_load(&r->out.packed) + atomic_load(&r->out.swapped) + atomic_load(&r->out.remote)) *
+        PAGE_BYTES;
     uint64_t have = need ? mem_available_bytes() : 0;
     int err = 0;
 
@@ -621,14 +649,19 @@ void out_discard(struct memd *m, struct region *r, uint32_t page, uint32_t npage
         any_parked |= entry_state(e) == WIRE_PAGE_PARKED;
         if (place_get(r, p))
             swap_drop(m, r, p);
-        if (entry_out(e))
-            out_entry(r, p, entry_make(WIRE_PAGE_GONE, 0, 0, 0));
+        if (!entry_out(e))
+            continue;
+        out_entry(r, p,
+                  entry_make(WIRE_PAGE_GONE, entry_frame(e) ? WIRE_PAGE_F_DROPPING : 0, 0, entry_frame(e)));
+        if (entry_frame(e))
+            refs_later(m, c);
     }
     if (any_parked)
         madvise(shadow_page(r, page), npages * PAGE_BYTES, MADV_DONTNEED);
     out_emptied(m, r, page);
     out_unlock(m, c);
     uffd_wake(m->uffd_a, page_hva(r, page), npages * PAGE_BYTES);
+    refs_flush(m, r, chunk_of(r, page));
 }
 
 /* ---- the pool's objects change places */

@@ -52,6 +52,9 @@ int out_prepare(struct memd *m, struct region *r, bool sample);
 int out_missing_on(struct memd *m, struct region *r, uint32_t page, uint32_t end);
 void out_unpack(const void *packed, uint32_t bytes, void *to);
 void out_count_fault(struct memd *m, _Atomic uint64_t *tier);
+void out_tell_worker(struct memd *m); /* the fault server has left something for it, that can wait a while */
+/* The page cannot be had: it is LOST. The chunk is locked. -EAGAIN: it is to be tried again. */
+int out_lose(struct memd *m, struct region *r, uint32_t page);
 void out_trim_places(struct region *r, uint32_t chunk); /* gives their memory back if none is used */
 
 #endif

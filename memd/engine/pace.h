@@ -6,8 +6,8 @@
  * is niced. Where CPU is short the VM wins, and its memory stays far above what it is to have for as long as
  * it likes; the host then ends somebody. The kernel lets those who allocate pay for reclaim; here, while any
  * page is to go (WIRE_PAGEOUT_ALL, state low), the server waits before it answers if more has come home than
- * has gone: PACE_MIN_US a page, twice as long each time that is found, PACE_MAX_US at most, and for
- * PACE_TURN_US in a turn at most. Who waits gives the worker its CPU.
+ * half of what has gone: PACE_MIN_US a page, twice as long each time that is found, PACE_MAX_US at most, and
+ * for PACE_TURN_US in a turn at most. Who waits gives the worker its CPU.
  *
  * It lasts as long as pages are wanted that nobody is given the time to touch before they go (state hard,
  * too): else the VM has everything back as soon as it is below. After that it is halved every PACE_HALF_NS.

@@ -11,7 +11,9 @@
  *
  * Then, if it says so, what is packed is written to the swap file, and what could not be packed, whole. If
  * the file is full, it may be so of pages that have come home and stay: their records are given up.
- * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all.
+ * Merged pages go only now (merged.c), if the VM's own were not enough: out of RAM altogether, or not at all;
+ * and those that are REMOTE before them (remote.c). Cold ones that are not wanted, and all of them if the
+ * order may write nothing, become REMOTE, once for each time it was seen which are cold.
  *
  * Between any two pieces of an order comes the upkeep of what it leaves: pager_keep.c.
  *
@@ -23,78 +25,19 @@
 #include "memd/engine/merged.h"
 #include "memd/engine/out.h"
 #include "memd/engine/pace.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/swap.h"
 
 #include <errno.h>
-#include <lz4.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#define WINDOW_PAGES   512u
-#define PASSES_MAX     16u  /* of parking all that is wanted, where it comes home before it is packed */
-#define HOME_STEP      256u /* pages, or what a slow device gives in HOME_NS */
-#define HOME_NS        10000000ull
-#define AREA_LZ4_BYTES 20480u
-#define AGE_MIN_NS     5000000000ull  /* merged pages nobody has touched for so long are cold */
-#define AGE_MAX_NS     60000000000ull /* that somebody has touched in so long says nothing: begin anew */
-#define SERVE_BYTES    (2 * PAGE_BYTES)
-#define AREA_BYTES     (SERVE_BYTES + OUT_BATCH_PAGES * PAGE_BYTES + AREA_LZ4_BYTES)
-
-/* ---- life */
-
-int pager_open(struct memd *m)
-{
-    m->pager = calloc(1, sizeof *m->pager);
-    if (!m->pager)
-        return -ENOMEM;
-    m->pager->swap_fd = -1;
-    return 0;
-}
-
-void pager_close(struct memd *m)
-{
-    struct pager *p = m->pager;
-
-    if (!p)
-        return;
-    if (!p->swap && p->swap_fd >= 0)
-        close(p->swap_fd);
-    swapfile_close(p->swap);
-    pool_close(p->pool);
-    if (p->area)
-        munmap(p->area, AREA_BYTES);
-    free(p);
-    m->pager = NULL;
-}
-
-int pager_ready(struct memd *m)
-{
-    struct pager *p = m->pager;
-
-    if (p->pool)
-        return 0;
-    if (!p->area)
-        p->area = place_reserve(AREA_BYTES);
-    if (!p->area || LZ4_sizeofState() > (int)AREA_LZ4_BYTES)
-        return -ENOMEM;
-    p->serve = p->area;
-    p->batch = p->serve + SERVE_BYTES;
-    p->lz4 = p->batch + OUT_BATCH_PAGES * PAGE_BYTES;
-    if (mlock(p->serve, SERVE_BYTES))
-        log_msg(m, MEMD_LOG_WARN,
-                "the fault server's buffer cannot be locked in memory (%d): raise RLIMIT_MEMLOCK", errno);
-    memset(p->serve, 0, SERVE_BYTES);
-    p->pool = pool_open();
-    if (!p->pool)
-        return -ENOMEM;
-    int err = swap_begin(m);
-    if (err) /* pages are packed all the same */
-        log_msg(m, MEMD_LOG_WARN, "the swap file cannot be used (%s)", strerror(-err));
-    return 0;
-}
+#define WINDOW_PAGES 512u
+#define PASSES_MAX   16u  /* of parking all that is wanted, where it comes home before it is packed */
+#define HOME_STEP    256u /* pages, or what a slow device gives in HOME_NS */
+#define HOME_NS      10000000ull
+#define AGE_MIN_NS   5000000000ull  /* merged pages nobody has touched for so long are cold */
+#define AGE_MAX_NS   60000000000ull /* that somebody has touched in so long says nothing: begin anew */
 
 /* ---- the hand */
 
@@ -271,12 +214,13 @@ void pager_order(struct memd *m, const struct wire_rec_page *order)
     p->home_step = 1;
     if (order->r.type == WIRE_REC_PAGEOUT) {
         pace_begin(m, order);
-        if (order->flags & WIRE_PAGEOUT_SWAP && m->vmas_used) /* perhaps merged pages are all that can go */
+        if (order->flags & WIRE_PAGEOUT_SWAP &&
+            (m->vmas_used || remote_count(m))) /* perhaps merged pages are all that can go */
             pager_ready(m);
         begin_pageout(m);
         return;
     }
-    uint64_t need = pager_count(m).packed + pager_count(m).swapped,
+    uint64_t need = pager_count(m).packed + pager_count(m).swapped + pager_count(m).remote,
              have = mem_available_bytes() >> PAGE_SHIFT;
     need = need < order->pages ? need : order->pages;
     p->region = p->chunk = p->page = 0;
@@ -354,8 +298,9 @@ static void begin_spill(struct pager *p)
 }
 
 /* What becomes of merged pages in this order. */
-static void choose_merged(struct pager *p)
+static void choose_merged(struct memd *m)
 {
+    struct pager *p = m->pager;
     bool all = p->order.flags & WIRE_PAGEOUT_MERGED;
     uint64_t now = now_ns(), watched_ns = now - p->aged_ns;
 
@@ -363,6 +308,9 @@ static void choose_merged(struct pager *p)
     p->leaves = all || (!p->ages && watched_ns >= AGE_MIN_NS);
     if (p->ages)
         p->aged_ns = now;
+    p->lets_go = remote_on(m) && p->leaves && (all ? wanted(p) > 0 : p->let_go_ns != p->aged_ns);
+    if (p->lets_go && !all)
+        p->let_go_ns = p->aged_ns;
 }
 
 static void go_round(struct memd *m, enum pager_phase phase)
@@ -396,7 +344,9 @@ static void chunk_merged(struct memd *m, struct region *r)
     p->chunk_begun = true;
     if (p->ages)
         merged_age(m, r, p->chunk);
-    if (!p->leaves || !wanted(p) || !r->n.shared)
+    if (!wanted(p) && p->lets_go && !(p->order.flags & WIRE_PAGEOUT_MERGED))
+        merged_remote(m, r, p->chunk, false);
+    if (!wanted(p) || !(atomic_load(&r->out.remote) || (p->leaves && r->n.shared)))
         return;
     bool full = swapfile_full(p->swap);
     if (full && forget_home(m))
@@ -404,12 +354,14 @@ static void chunk_merged(struct memd *m, struct region *r)
     if (full || swapfile_spent(p->swap)) {
         if (p->order.flags & WIRE_PAGEOUT_MERGED)
             p->error = full ? ENOSPC : EDQUOT;
+        else if (p->lets_go)
+            merged_remote(m, r, p->chunk, false);
         return;
     }
-    uint64_t most = wanted(p);
-    uint32_t gone = merged_park(m, r, p->chunk, most < CHUNK_PAGES ? (uint32_t)most : CHUNK_PAGES,
-                                p->order.flags & WIRE_PAGEOUT_MERGED),
-             packed = 0;
+    uint32_t most = wanted(p) < CHUNK_PAGES ? (uint32_t)wanted(p) : CHUNK_PAGES;
+    uint32_t gone = remote_park(m, r, p->chunk, most), packed = 0;
+    if (p->leaves && gone < most)
+        gone += merged_park(m, r, p->chunk, most - gone, p->order.flags & WIRE_PAGEOUT_MERGED);
     for (uint32_t page = chunk_first(r, p->chunk); gone && page < end; page += n) {
         n = end - page < OUT_BATCH_PAGES ? end - page : OUT_BATCH_PAGES;
         packed += out_pack(m, r, page, n, true);
@@ -431,7 +383,37 @@ static void begin_swap(struct memd *m)
 {
     may_write(m->pager);
     go_round(m, PAGER_SWAP);
-    choose_merged(m->pager);
+    choose_merged(m);
+}
+
+/* False: there is nothing to do. */
+static bool begin_remote(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (!remote_on(m) || !m->vmas_used)
+        return false;
+    choose_merged(m);
+    if (!p->ages && !p->lets_go)
+        return false;
+    go_round(m, PAGER_REMOTE);
+    return true;
+}
+
+static void step_remote(struct memd *m)
+{
+    struct pager *p = m->pager;
+    struct region *r = here(m);
+
+    if (!r || !p->left) {
+        finish(m, 0);
+        return;
+    }
+    if (p->ages)
+        merged_age(m, r, p->chunk);
+    if (p->lets_go)
+        merged_remote(m, r, p->chunk, p->order.flags & WIRE_PAGEOUT_MERGED);
+    chunk_done(p);
 }
 
 /* What comes after a window. */
@@ -447,7 +429,7 @@ static void go_on(struct memd *m)
         begin_pageout(m);
     else if (to_swap(p))
         begin_swap(m);
-    else
+    else if (!begin_remote(m))
         finish(m, 0);
 }
 
@@ -613,7 +595,9 @@ bool pager_step(struct memd *m)
     if (p->phase == PAGER_WAIT && now_ns() >= p->pack_ns)
         begin_pack(p);
     bool more = p->phase == PAGER_PARK || p->phase == PAGER_PACK || p->phase == PAGER_FORGET ||
-                p->phase == PAGER_HOME;
+                p->phase == PAGER_REMOTE || p->phase == PAGER_HOME;
+    if (p->remote_back)
+        more |= remote_step_back(m);
     switch (p->phase) {
     case PAGER_PARK:
         step_park(m);
@@ -632,6 +616,9 @@ bool pager_step(struct memd *m)
         break;
     case PAGER_FLUSH:
         more = step_flush(m);
+        break;
+    case PAGER_REMOTE:
+        step_remote(m);
         break;
     case PAGER_HOME:
         step_home(m);

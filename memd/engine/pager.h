@@ -18,6 +18,7 @@ enum pager_phase {
     PAGER_SWAP,   /* going round, writing what is packed, or parked for good, to the swap file */
     PAGER_FORGET, /* going round, because it is full: records of pages that are home are given up */
     PAGER_FLUSH,  /* the last of it is being written */
+    PAGER_REMOTE, /* going round: cold merged pages give up their mappings */
     PAGER_HOME,   /* PAGEIN */
     PAGER_ANSWER, /* PAGED waits for room in the ring */
 };
@@ -69,9 +70,12 @@ struct pager {
     uint64_t pace_homes, pace_outs; /* when it was last measured */
 
     /* merged pages, see merged.c */
-    uint64_t aged_ns;  /* when it was begun to see which are touched; 0: never */
-    bool ages, leaves; /* this order: begins that, takes them */
-    bool chunk_begun;  /* those of the chunk have been looked at */
+    uint64_t aged_ns;   /* when it was begun to see which are touched; 0: never */
+    bool ages, leaves;  /* this order: begins that, takes them */
+    bool lets_go;       /* this order: those that do not leave become REMOTE */
+    uint64_t let_go_ns; /* the aged_ns for which that was done last */
+    bool remote_back;   /* those that are REMOTE come home, before a session begins */
+    bool chunk_begun;   /* those of the chunk have been looked at */
 };
 
 int pager_open(struct memd *m);
@@ -95,7 +99,7 @@ int pager_look(struct memd *m, struct region *r, uint32_t chunk, struct choice *
 bool pager_may_go(const struct region *r, const struct choice *c, uint32_t page, bool all);
 
 struct pager_counts {
-    uint64_t parked, sampled, packed, swapped, packed_bytes, host_bytes, metadata_bytes;
+    uint64_t parked, sampled, packed, swapped, remote, packed_bytes, host_bytes, metadata_bytes;
     struct swap_counts swap;
 };
 struct pager_counts pager_count(struct memd *m);

@@ -1,20 +1,86 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Upkeep of what is out of RAM, at any time: what the fault server has dropped from the pool is freed, sparse
- * blocks of the pool are emptied, chunks that have had nothing out for a while are released (MISSING off),
- * and what has left the swap file is given back to its file system.
+ * What the pager has, and the upkeep of what is out of RAM, at any time: what the fault server has dropped
+ * from the pool is freed, sparse blocks of the pool are emptied, chunks that have had nothing out for a while
+ * are released (MISSING off), and what has left the swap file is given back to its file system.
  *
  * All functions: engine.work held.
  */
 #include "memd/engine/memory.h"
 #include "memd/engine/out.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/swap.h"
 
-#define RELEASE_STEP 16u  /* chunks, 40 to 240 us each */
-#define COMPACT_STEP 256u /* objects */
-#define SEEN_EMPTY   2u   /* chunk.missing: and nothing was out in the last sweep */
-#define TRIM_STEP    4u   /* clusters of the swap file */
+#include <errno.h>
+#include <lz4.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define AREA_LZ4_BYTES 20480u
+#define SERVE_BYTES    (2 * PAGE_BYTES)
+#define AREA_BYTES     (SERVE_BYTES + OUT_BATCH_PAGES * PAGE_BYTES + AREA_LZ4_BYTES)
+#define RELEASE_STEP   16u  /* chunks, 40 to 240 us each */
+#define COMPACT_STEP   256u /* objects */
+#define SEEN_EMPTY     2u   /* chunk.missing: and nothing was out in the last sweep */
+#define TRIM_STEP      4u   /* clusters of the swap file */
+
+/* ---- life */
+
+int pager_open(struct memd *m)
+{
+    m->pager = calloc(1, sizeof *m->pager);
+    if (!m->pager)
+        return -ENOMEM;
+    m->pager->swap_fd = -1;
+    return 0;
+}
+
+void pager_close(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (!p)
+        return;
+    if (!p->swap && p->swap_fd >= 0)
+        close(p->swap_fd);
+    swapfile_close(p->swap);
+    pool_close(p->pool);
+    if (p->area)
+        munmap(p->area, AREA_BYTES);
+    free(p);
+    m->pager = NULL;
+}
+
+int pager_ready(struct memd *m)
+{
+    struct pager *p = m->pager;
+
+    if (p->pool)
+        return 0;
+    if (!p->area)
+        p->area = place_reserve(AREA_BYTES);
+    if (!p->area || LZ4_sizeofState() > (int)AREA_LZ4_BYTES)
+        return -ENOMEM;
+    p->serve = p->area;
+    p->batch = p->serve + SERVE_BYTES;
+    p->lz4 = p->batch + OUT_BATCH_PAGES * PAGE_BYTES;
+    if (mlock(p->serve, SERVE_BYTES))
+        log_msg(m, MEMD_LOG_WARN,
+                "the fault server's buffer cannot be locked in memory (%d): raise RLIMIT_MEMLOCK", errno);
+    memset(p->serve, 0, SERVE_BYTES);
+    p->pool = pool_open();
+    if (!p->pool)
+        return -ENOMEM;
+    int err = swap_begin(m);
+    if (err) /* pages are packed all the same */
+        log_msg(m, MEMD_LOG_WARN, "the swap file cannot be used (%s)", strerror(-err));
+    return 0;
+}
+
+/* ---- upkeep */
 
 /* Chunks that had nothing out in this sweep and in the last. False: not all of it was done. */
 static bool sweep(struct memd *m)
@@ -70,6 +136,8 @@ bool pager_keep(struct memd *m)
     return false;
 }
 
+/* ---- counts */
+
 struct pager_counts pager_count(struct memd *m)
 {
     struct pager_counts n = {.metadata_bytes = m->pager->missing_chunks * PAGE_BYTES};
@@ -81,6 +149,7 @@ struct pager_counts pager_count(struct memd *m)
         n.packed += r ? atomic_load_explicit(&r->out.packed, memory_order_relaxed) : 0;
         n.swapped += r ? atomic_load_explicit(&r->out.swapped, memory_order_relaxed) : 0;
     }
+    n.remote = remote_count(m);
     if (m->pager->pool) {
         struct pool_counts pool = pool_count(m->pager->pool);
         n.packed_bytes = pool.used_bytes;

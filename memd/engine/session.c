@@ -10,8 +10,10 @@
  */
 #include "memd/engine/engine.h"
 #include "memd/engine/pager.h"
+#include "memd/engine/remote.h"
 #include "memd/engine/sample.h"
 #include "memd/engine/sock.h"
+#include "memd/engine/stores.h"
 #include "memd/engine/swap.h"
 #include "memd/engine/vmballoon.h"
 
@@ -84,11 +86,8 @@ void session_close(struct memd *m)
         atomic_store(&s->shm->stats.forks, 0); /* forks from here on are not told */
         munmap(s->shm, sizeof *s->shm);
     }
-    for (unsigned i = 0; i < s->nstores; i++) {
-        if (s->store[i])
-            munmap((void *)s->store[i], s->store_bytes);
+    for (unsigned i = 0; i < s->nstores; i++)
         close(s->store_fd[i]);
-    }
     if (s->sock >= 0) {
         shutdown(s->sock,
                  SHUT_RDWR); /* a helper process may hold it open: to the daemon we would still be here */
@@ -101,6 +100,7 @@ void session_close(struct memd *m)
     uint64_t incarnation = s->incarnation;
     *s = (struct session){
         .sock = -1, .kick_up = -1, .kick_down = -1, .warned = warned, .incarnation = incarnation};
+    stores_release(m);
     for (unsigned i = 0; i < MEMD_REGIONS_MAX; i++)
         if (m->regions[i])
             m->regions[i]->announced = false;
@@ -137,26 +137,6 @@ static int map_shm(struct session *s, int fd, uint64_t forks)
     return 0;
 }
 
-static int map_stores(struct session *s)
-{
-    for (unsigned i = 0; i < s->nstores; i++) {
-        struct stat st;
-        if (fstat(s->store_fd[i], &st) || (uint64_t)st.st_size < s->store_bytes)
-            return -EPROTO;
-        void *p = mmap(place_hint(s->store_bytes), s->store_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE,
-                       s->store_fd[i], 0);
-        if (p == MAP_FAILED)
-            return -errno;
-        s->store[i] = p;
-        /* under mlockall(MCL_FUTURE) a mapping that can be read is filled at once, the holes of the store,
-         * too: that would be all the memory the store may ever take */
-        syscall(SYS_munlock, p, s->store_bytes);
-        if (mprotect(p, s->store_bytes, PROT_READ) || madvise(p, s->store_bytes, MADV_DONTFORK))
-            return -errno;
-    }
-    return 0;
-}
-
 static void announce(struct memd *m, struct region *r)
 {
     struct wire_msg_region_add msg = {
@@ -164,6 +144,7 @@ static void announce(struct memd *m, struct region *r)
 
     if (r->announced)
         return;
+    r->map->version = m->session.map_version;
     int err = sock_send(m, &msg, WIRE_REGION_ADD, sizeof msg, r->map_fd);
     if (err)
         fail(m, "announcing a region", err);
@@ -204,7 +185,7 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
 
     if (nfds != want || !w->nstores || w->nstores > WIRE_NODES_MAX || !w->store_bytes ||
         w->store_bytes % PAGE_BYTES || w->version < WIRE_VERSION_MIN || w->version > WIRE_VERSION_MAX ||
-        s->nstores) {
+        w->map_version < WIRE_MAP_VERSION_MIN || w->map_version > WIRE_MAP_VERSION_MAX || s->nstores) {
         sock_close_fds(fds, nfds);
         return -EPROTO;
     }
@@ -214,14 +195,34 @@ static int welcome(struct memd *m, const struct wire_msg_welcome *w, int *fds, u
     s->store_bytes = w->store_bytes;
     s->incarnation = w->incarnation;
     s->balloons = w->flags & WIRE_WELCOME_BALLOON;
+    s->map_version = w->map_version;
     memcpy(s->store_fd, fds + 3, w->nstores * sizeof *fds);
     if (w->flags & WIRE_WELCOME_UFFD)
         close(fds[nfds - 1]);
     int err = map_shm(s, fds[0], m->forks);
     close(fds[0]);
-    if (!err)
-        err = map_stores(s);
+    for (unsigned i = 0; i < s->nstores && !err; i++)
+        err = stores_map(m, i, s->store_fd[i], s->store_bytes);
     return err;
+}
+
+/* A daemon of an earlier release knows nothing of REMOTE pages: they come home before it is joined. */
+static bool waits_for_remote(struct memd *m)
+{
+    bool room = remote_room(m);
+
+    if (m->session.map_version >= WIRE_MAP_VERSION_REMOTE || !remote_count(m))
+        return false;
+    if (room || !m->session.warned)
+        log_msg(m, room ? MEMD_LOG_INFO : MEMD_LOG_WARN,
+                "memd is of an earlier release: %llu pages come home from its frames first%s",
+                (unsigned long long)remote_count(m), room ? "" : ", when there is memory for them");
+    m->session.warned |= !room;
+    m->pager->remote_back = room;
+    session_close(m);
+    if (!room)
+        retry_after(m, REFUSED_RETRY_MS);
+    return true;
 }
 
 static int join(struct memd *m)
@@ -270,7 +271,7 @@ static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsi
     if (h->type == WIRE_WELCOME && bytes == sizeof(struct wire_msg_welcome) &&
         m->session.state == SESSION_HELLO) {
         int err = welcome(m, buf, fds, nfds);
-        return err ? err : join(m);
+        return err || waits_for_remote(m) ? err : join(m);
     }
     if (h->type == WIRE_SWAP && bytes == sizeof(struct wire_msg_swap) && nfds == 1 &&
         m->session.state == SESSION_LIVE) {
@@ -308,8 +309,9 @@ static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsi
 
 static void try_connect(struct memd *m, uint64_t now)
 {
-    if (m->flags & MEMD_OPEN_NO_DAEMON || now < m->session.retry_ns)
+    if (m->flags & MEMD_OPEN_NO_DAEMON || now < m->session.retry_ns || m->pager->remote_back)
         return;
+    stores_release(m);
     int fd = sock_connect(m->run_dir);
     if (fd < 0) {
         if (!m->session.warned)
@@ -343,7 +345,12 @@ void session_turn(struct memd *m, uint64_t now)
         if (err == -EPROTO || err == -EPIPE) {
             fail(m, "a message that makes no sense", err);
         } else if (err) { /* ours to mend, and it will not be so soon */
-            if (!m->session.warned)
+            if (err == -EXDEV && !m->session.warned)
+                log_msg(
+                    m, MEMD_LOG_WARN,
+                    "cannot join memd: it has another frame store than the one merged pages are in, which "
+                    "stay there");
+            else if (!m->session.warned)
                 log_msg(m, MEMD_LOG_WARN,
                         "cannot join memd (%s): are there limits on address space (ulimit -v) or mappings?",
                         strerror(-err));
@@ -597,9 +604,13 @@ static void stats_samples(const struct memd *m, struct wire_stats *st, uint64_t 
         PUT(idle_pages[i], sample.idle[i]);
     PUT(sample_periods, sample.periods);
     for (unsigned t = 0; t < WIRE_TIERS; t++) {
-        PUT(latency_ns[t], atomic_load_explicit(&m->stats.latency_ns[t], memory_order_relaxed));
+        _Atomic uint64_t *ns, *bucket = wire_stats_latency(st, t, &ns);
+        atomic_store_explicit(ns, atomic_load_explicit(&m->stats.latency_ns[t], memory_order_relaxed),
+                              memory_order_relaxed);
         for (unsigned i = 0; i < WIRE_LATENCY_BUCKETS; i++)
-            PUT(latency[t][i], atomic_load_explicit(&m->stats.latency[t][i], memory_order_relaxed));
+            atomic_store_explicit(&bucket[i],
+                                  atomic_load_explicit(&m->stats.latency[t][i], memory_order_relaxed),
+                                  memory_order_relaxed);
     }
 }
 
@@ -641,6 +652,8 @@ void session_stats(struct memd *m)
     COPY(round_written_pages);
     COPY(sampled_faults);
     COPY(merged_outs);
+    COPY(remote_outs);
+    COPY(remote_faults);
     stats_samples(m, st, n.broken);
     struct pager_counts out = pager_count(m);
     PUT(sampled_pages, out.sampled);
@@ -649,6 +662,7 @@ void session_stats(struct memd *m)
     PUT(packed_bytes, out.packed_bytes);
     PUT(pool_bytes, out.host_bytes);
     PUT(swapped_pages, out.swapped);
+    PUT(remote_pages, out.remote);
     PUT(swap_bytes, out.swap.file_bytes);
     PUT(swap_written_bytes, out.swap.written_bytes);
     PUT(swap_errors, out.swap.errors);

@@ -194,14 +194,13 @@ unsigned swap_reap(struct memd *m)
 
 /* ---- home again */
 
-/* It cannot be had. The chunk is locked. -EAGAIN: it is to be tried again. */
-static int lose(struct memd *m, struct region *r, uint32_t page)
+int out_lose(struct memd *m, struct region *r, uint32_t page)
 {
     uint64_t e = page_get(r, page);
 
     if (uffd_poison_once(m, page_hva(r, page)) == -EAGAIN)
         return -EAGAIN; /* a mapping is being changed */
-    out_entry(r, page, entry_make(WIRE_PAGE_LOST, WIRE_PAGE_F_PENDING, entry_tag(e), 0));
+    out_entry(r, page, entry_make(WIRE_PAGE_LOST, WIRE_PAGE_F_PENDING, entry_tag(e), entry_frame(e)));
     atomic_store(&m->pager->lost, true);
     engine_kick(m);
     return 0;
@@ -220,8 +219,8 @@ void swap_report(struct memd *m)
             out_entry(r, p, e & ~(uint64_t)WIRE_PAGE_F_PENDING);
             m->pager->lost_pages++;
             log_msg(m, MEMD_LOG_ERROR,
-                    "the swap file did not give back the page at %#" PRIx64 ": the guest gets a memory error",
-                    r->gpa + p * PAGE_BYTES);
+                    "the %s did not give back the page at %#" PRIx64 ": the guest gets a memory error",
+                    entry_frame(e) ? "frame store" : "swap file", r->gpa + p * PAGE_BYTES);
             if (m->poison)
                 m->poison(m->ctx, r->gpa + p * PAGE_BYTES, PAGE_BYTES);
         }
@@ -274,7 +273,7 @@ int swap_home(struct memd *m, struct region *r, uint32_t page, bool *ret_homed)
         if (!is_at(m, r, page, &w)) {
             err = 0;
         } else if (read) {
-            err = lose(m, r, page);
+            err = out_lose(m, r, page);
         } else {
             err = install(m, r, page, content);
             *ret_homed = !err;
@@ -302,8 +301,8 @@ void swap_forget_home(struct memd *m, struct region *r, uint32_t chunk)
         return;
     chunk_lock(c);
     for (uint32_t p = chunk_first(r, chunk); p < chunk_end(r, chunk); p++) {
-        uint64_t place = place_get(r, p);
-        if (!place_slot_of(place) || entry_out(page_get(r, p)))
+        uint64_t place = place_get(r, p), e = page_get(r, p);
+        if (!place_slot_of(place) || (entry_out(e) && entry_state(e) != WIRE_PAGE_REMOTE))
             continue;
         swap_drop(m, r, p);
         place_set(r, p, place & ~PLACE_SLOT_BITS); /* the rest is not about the file */
@@ -394,7 +393,7 @@ static bool complete(struct memd *m, const struct swap_fetch *x)
         if (x->result == -EAGAIN || (err == -EBADMSG && x->group))
             err = 0; /* whoever waits asks again */
         else if (err && err != -EAGAIN)
-            err = lose(m, r, x->page);
+            err = out_lose(m, r, x->page);
     }
     chunk_unlock(c);
     if (err)

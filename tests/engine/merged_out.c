@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Merged pages that go to the swap file. memd-test: timeout=400
+ * Merged pages that go to the swap file, by way of REMOTE or not. memd-test: timeout=400
  *
  * Frames that nobody refers to are overwritten at once: a page that left its frame too early, or came back
  * to it, shows. In the storm writers, readers and a device are at pages that are merged and taken out all the
@@ -144,7 +144,6 @@ static void not_into_the_pool(void **state)
 
     (void)state;
     merge(&rig, 0, NPAGES / 2);
-    order(&rig, WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_MERGED);
     order(&rig, WIRE_REC_PAGEOUT, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_SWAP); /* nor, touched or not, at once */
     EQUALS(count(&rig, WIRE_PAGE_SHARED), NPAGES / 2);
     EQUALS(script_paged(rig.vm, script_pageout_limited(rig.vm, ALL, 0)).error, EDQUOT);
@@ -412,7 +411,12 @@ static void one_turn(struct storm *s, uint64_t turn, char *copy, uint64_t *rando
         CHECK(script_page(rig->vm, WIRE_REC_PAGEOUT, UINT64_MAX, 0, ALL), "the session ended");
         usleep((useconds_t)(next_random(random) % 30000));
     }
-    order(rig, WIRE_REC_PAGEOUT, turn % 8 == 6 ? COLD : ALL);
+    if (turn % 4 != 2) { /* without their mappings first */
+        order(rig, WIRE_REC_PAGEOUT, ALL & ~WIRE_PAGEOUT_SWAP);
+        recycle(s);
+    }
+    if (turn % 4 != 1)
+        order(rig, WIRE_REC_PAGEOUT, turn % 8 == 6 ? COLD : ALL);
     recycle(s);
     if (turn % 8 == 5)
         daemon_goes(s);
@@ -482,7 +486,8 @@ static void storm(void **state)
            (unsigned long long)s->writes, (unsigned long long)s->checks, (unsigned long long)s->io,
            (unsigned long long)st.swapped_faults, (unsigned long long)st.cow_breaks);
     CHECK(!st.lost_pages && !st.swap_errors, "%llu pages are lost", (unsigned long long)st.lost_pages);
-    CHECK(s->writes && s->checks && s->io && st.swapped_faults && st.cow_breaks,
+    CHECK(s->writes && s->checks && s->io && st.swapped_faults && st.cow_breaks && st.remote_faults &&
+              st.remote_outs > st.remote_faults,
           "this run has not tried everything");
     rig_close(&s->rig);
     close(s->file);

@@ -33,6 +33,7 @@
 #define FILE_BLOCKS  64u
 #define SLOT_OF(w)   (128u + (w)*8u) /* byte offset of a writer's word */
 #define EACH_TURN_MS 30000u
+#define TURNS_MIN    64u /* each of them four times */
 
 enum part { PLAIN, RAW, EQUAL, GONE, DEVICE, PARTS };
 static const uint32_t part_pages[PARTS] = {1200, 200, 512, 400, 300};
@@ -279,7 +280,8 @@ static void pin_all(struct ladder *l)
 {
     OK(memd_pin(l->memd, l->region, 0, NPAGES * PAGE));
     struct memd_stats st = kit_stats(l->memd);
-    CHECK(!st.parked_pages && !st.packed_pages && !st.swapped_pages, "%llu pages are out of a pinned region",
+    CHECK(!st.parked_pages && !st.packed_pages && !st.swapped_pages && !st.remote_pages,
+          "%llu pages are out of a pinned region",
           (unsigned long long)(st.parked_pages + st.packed_pages + st.swapped_pages));
     OK(memd_unpin(l->memd, l->region, 0, NPAGES * PAGE));
 }
@@ -315,12 +317,18 @@ static void one_turn(struct ladder *l, uint64_t turn, uint32_t equal, uint64_t *
         propose(l, equal);
         CHECK(script_fence(l->vm), "the session ended");
         break;
+    case 8: /* now and then REMOTE, and home again */
+        pageout(l, UINT64_MAX, (uint32_t)(turn % 3),
+                WIRE_PAGEOUT_ALL | (turn % 128 == 72 ? WIRE_PAGEOUT_MERGED : 0));
+        break;
     case 9: /* without waiting: the next order ends it */
         CHECK(script_page(l->vm, WIRE_REC_PAGEOUT, UINT64_MAX, 0, WIRE_PAGEOUT_ALL), "the session ended");
         pagein(l);
         break;
     case 11:
         pageout(l, UINT64_MAX, 2, 0);
+        if (turn % 32 == 11) /* REMOTE, and on to the swap file */
+            pageout(l, UINT64_MAX, 0, WIRE_PAGEOUT_ALL | WIRE_PAGEOUT_MERGED);
         break;
     case 13: {
         int err = script_unmerge(l->vm);
@@ -354,7 +362,7 @@ static uint64_t page_all_day(struct ladder *l, uint64_t goal)
         for (unsigned i = 0; i < PAGE / 8; i++)
             contents[c][i] = word_of(100000 + c, i);
     uint32_t equal = script_frames(l->script, contents, CONTENTS);
-    for (uint64_t outs = 0; outs < goal; turn++) {
+    for (uint64_t outs = 0; outs < goal || turn < TURNS_MIN; turn++) {
         one_turn(l, turn, equal, &random);
         outs = kit_stats(l->memd).page_outs;
         if (outs != last)

@@ -283,12 +283,14 @@ static void adopt_page(struct script_vm *vm, struct script_region *r, uint32_t p
     unsigned state = e & WIRE_PAGE_STATE_MASK;
 
     if (frame && (e & WIRE_PAGE_F_PENDING || !frames_valid(vm->script, frame, 1) ||
-                  (state != WIRE_PAGE_SHARED && !(e & WIRE_PAGE_F_DROPPING)))) {
+                  (state != WIRE_PAGE_SHARED && state != WIRE_PAGE_REMOTE && !(e & WIRE_PAGE_F_DROPPING)))) {
         script_violation(vm, "page %u comes back as %#llx", page, (unsigned long long)e);
         return;
     }
-    if (!frame && state == WIRE_PAGE_SHARED)
+    if (!frame && (state == WIRE_PAGE_SHARED || state == WIRE_PAGE_REMOTE))
         script_violation(vm, "page %u is shared with nothing", page);
+    if (state == WIRE_PAGE_REMOTE && vm->map_version < WIRE_MAP_VERSION_REMOTE)
+        script_violation(vm, "page %u is in a state this daemon does not know", page);
     r->held[page] = frame;
     if (frame)
         frames_ref(vm->script, frame, 1);

@@ -187,8 +187,9 @@ static int make_shm(struct script_vm *vm)
 static void welcome(struct script_vm *vm, const struct wire_msg_hello *hello)
 {
     struct script *s = vm->script;
+    uint16_t most = s->options.map_version ? s->options.map_version : WIRE_MAP_VERSION_MAX;
     struct wire_msg_welcome w = {.version = WIRE_VERSION_MAX,
-                                 .map_version = WIRE_MAP_VERSION_MAX,
+                                 .map_version = hello->map_version_max < most ? hello->map_version_max : most,
                                  .nstores = 1,
                                  .vm_id = 1,
                                  .incarnation = s->incarnation,
@@ -200,6 +201,7 @@ static void welcome(struct script_vm *vm, const struct wire_msg_hello *hello)
     snprintf(path, sizeof path, "/proc/self/fd/%d", s->store_fd);
     vm->kick_up = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     vm->kick_down = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    vm->map_version = w.map_version;
     fds[n++] = make_shm(vm);
     fds[n++] = vm->kick_up;
     fds[n++] = vm->kick_down;
@@ -259,7 +261,8 @@ static void take_region(struct script_vm *vm, const struct wire_msg_region_add *
     r->map = mmap(NULL, r->map_bytes, PROT_READ, MAP_SHARED, fd, 0);
     CHECK(r->map != MAP_FAILED, "page map: %s", strerror(errno));
     madvise((void *)(uintptr_t)r->map, r->map_bytes, MADV_DONTFORK);
-    if (r->map->magic != WIRE_MAP_MAGIC || r->map->npages != add->npages || r->map->hva != add->hva)
+    if (r->map->magic != WIRE_MAP_MAGIC || r->map->version != vm->map_version ||
+        r->map->npages != add->npages || r->map->hva != add->hva)
         script_violation(vm, "the page map of region %u does not fit it", add->region);
     r->used = true;
     r->npages = (uint32_t)add->npages;

@@ -51,6 +51,7 @@ struct script_options {
     const char *swap;                     /* file that engines get as their swap file; NULL: none */
     uint64_t swap_max;                    /* bytes it may become; 0: no limit */
     bool balloons;                        /* BALLOON records are taken; else they are a violation */
+    uint16_t map_version;                 /* the highest it knows of, as a daemon of then; 0: as today */
 };
 
 struct script_region {
@@ -78,6 +79,7 @@ struct script_vm {
     struct wire_shm *shm;
     struct ring up, down;
     bool said_bye, wants_swap;
+    uint16_t map_version; /* of this session */
     struct script_region region[WIRE_REGIONS_MAX];
 
     struct script_proposal proposal[SCRIPT_PROPOSALS_MAX];

@@ -113,12 +113,18 @@ int peer_end(struct peer *peer, char ret_reason[WIRE_REASON_BYTES])
 
 /* ---------------------------------------------------------------- the way to a live session */
 
+/* Of the oldest engine, too, or of this one. */
+static uint16_t map_version(void)
+{
+    return peer_hello_flags ? WIRE_MAP_VERSION_MAX : WIRE_MAP_VERSION_MIN;
+}
+
 struct wire_msg_hello peer_hello(const char *name, const char *domain)
 {
     struct wire_msg_hello hello = {.version_min = WIRE_VERSION_MIN,
                                    .version_max = WIRE_VERSION_MAX,
                                    .map_version_min = WIRE_MAP_VERSION_MIN,
-                                   .map_version_max = WIRE_MAP_VERSION_MAX,
+                                   .map_version_max = map_version(),
                                    .flags = peer_hello_flags,
                                    .release = "test"};
 
@@ -143,6 +149,7 @@ void peer_welcome(struct peer *peer, const char *run_dir, const char *name, cons
     CHECK(n == sizeof answer.welcome && answer.welcome.h.type == WIRE_WELCOME, "refused: %s",
           answer.refused.reason);
     CHECK(nfds == 3u + answer.welcome.nstores, "%zu descriptors came", nfds);
+    CHECK(answer.welcome.map_version == map_version(), "page maps of version %u", answer.welcome.map_version);
     peer->welcome = answer.welcome;
     peer->kick_up = fds[1];
     peer->kick_down = fds[2];
@@ -161,7 +168,7 @@ int peer_map(uint64_t npages, uint64_t bytes, int seals, struct wire_map **ret_m
     *ret_map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     CHECK(*ret_map != MAP_FAILED, "%s", strerror(errno));
     (*ret_map)->magic = WIRE_MAP_MAGIC;
-    (*ret_map)->version = WIRE_MAP_VERSION_MAX;
+    (*ret_map)->version = map_version();
     (*ret_map)->npages = npages;
     (*ret_map)->hva = 1ull << 32;
     return fd;

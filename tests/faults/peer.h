@@ -26,7 +26,7 @@ struct peer {
     struct wire_msg_welcome welcome;
 };
 
-/* Flags of the HELLOs to come; 0 at first: those of the oldest engine. */
+/* Flags of the HELLOs to come; 0 at first: those of the oldest engine, whose page maps are used then, too. */
 extern uint32_t peer_hello_flags;
 
 void peer_fail(const char *file, int line, const char *format, ...)
