@@ -8,7 +8,10 @@
 
 static_assert(sizeof MEMD_VERSION <= AGENT_RELEASE_BYTES, "the release fits");
 
-#define TIGHT_SHARE      4   /* one part in so many of the guest's memory available is little */
+#define TIGHT_SHARE 4 /* one part in so many of the guest's memory available is little */
+/* A process that touches new memory takes 1 GiB a second and more: so fast that there are some looks before
+ * nothing is left. */
+#define TAKES_MS         (4ull << 20)
 #define WARY_SHARE       2   /* and of all it has ever had, with what its balloon has, not much */
 #define CHANGE_SHARE     64u /* one part in so many of all memory is news */
 #define CHANGE_BYTES_MIN (4u << 20)
@@ -169,6 +172,8 @@ unsigned talk_look_in_ms(struct talk *talk)
         ms = TALK_TIGHT_MS;
     else if (available < talk->total_max / WARY_SHARE)
         ms = TALK_WARY_MS;
+    if (ms < TALK_INTERVAL_MS && available / TAKES_MS < ms)
+        ms = available / TAKES_MS > TALK_SOON_MS ? (unsigned)(available / TAKES_MS) : TALK_SOON_MS;
     return ms < talk->interval_ms ? ms : talk->interval_ms;
 }
 

@@ -20,6 +20,7 @@
 #define TALK_INTERVAL_MS      1000u
 #define TALK_TIGHT_MS         100u /* between looks where memory is tight */
 #define TALK_WARY_MS          250u /* where it may soon be: in a balloon, mostly */
+#define TALK_SOON_MS          25u  /* at least; what is available may be used up by the look after the next */
 #define TALK_INTERVAL_MS_MIN  100u
 #define TALK_INTERVAL_MS_MAX  60000u
 #define TALK_HEARTBEAT_MS     10000u

@@ -41,6 +41,8 @@
 #define TIGHT_S     0.1
 #define TIGHT_PART  4
 #define WARY_PART   2
+#define SOON_S      0.025
+#define TAKES_S     1048576.0
 #define CHANGE_PART 64
 #define CHANGE_MIN  1024.0
 #define STALL_PART  0.01
@@ -313,9 +315,10 @@ static void agent_looks(struct sim_vm *vm, double now_s)
 
     if (now_s < g->look_s && stalls_s < STALL_MAX_S) /* the kernel wakes it for that */
         return;
-    g->look_s = now_s + (available < all / TIGHT_PART        ? TIGHT_S
-                         : available < vm->guest / WARY_PART ? WARY_S
-                                                             : LOOK_S);
+    double in_s = available < all / TIGHT_PART        ? TIGHT_S
+                  : available < vm->guest / WARY_PART ? WARY_S
+                                                      : LOOK_S;
+    g->look_s = now_s + (in_s < LOOK_S ? least(in_s, fmax(available / TAKES_S, SOON_S)) : in_s);
     if (!g->said.at_ns || since_s >= HEARTBEAT_S || changed > news ||
         stalls_s > least(since_s * STALL_PART, STALL_MAX_S) || g->oom_kills > g->said.oom_kills)
         speak(vm, now_s);

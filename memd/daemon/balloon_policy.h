@@ -48,7 +48,7 @@
 #define BALLOON_STALL_PERCENT 10.0         /* of the time some task of the guest waits for memory */
 #define BALLOON_AHEAD_NS      200000000ull /* until the next report, and until the first memory is there */
 /* Between two reports: over less, how fast a guest uses more says nothing. */
-#define BALLOON_GROWS_NS_MIN  50000000ull
+#define BALLOON_GROWS_NS_MIN  20000000ull
 #define BALLOON_NEAR          (1ull << 20) /* some VMMs count in MiB */
 #define BALLOON_US_PAGE       2.2 /* of a step: 7 GiB in 4.1 s, lkml 2017-07 "virtio-balloon: optimization" */
 #define BALLOON_US_PAGE_PAGED 10.3 /* to pack a page, docs/architecture.md */

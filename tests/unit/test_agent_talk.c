@@ -406,12 +406,17 @@ static void it_looks_sooner_where_memory_is_tight(void **state)
         unsigned ms;
     } cases[] = {
         {"at rest", 1000, 1000, 600, false, TALK_INTERVAL_MS},
-        {"half of it available", 1000, 1000, 499, false, TALK_WARY_MS},
-        {"a quarter", 1000, 1000, 249, false, TALK_TIGHT_MS},
+        {"half of it available", 4000, 4000, 1999, false, TALK_WARY_MS},
+        {"a quarter", 4000, 4000, 999, false, TALK_TIGHT_MS},
+        {"half of little", 1000, 1000, 499, false, 124},
+        {"a quarter of little", 1000, 1000, 249, false, 62},
+        {"what a balloon has left of little", 384, 208, 133, false, 33},
+        {"next to nothing", 384, 208, 20, false, TALK_SOON_MS},
+        {"nothing", 384, 208, 0, false, TALK_SOON_MS},
         {"news", 1000, 1000, 600, true, TALK_TIGHT_MS},
-        {"most of what its balloon leaves it", 1000, 600, 499, false, TALK_WARY_MS},
+        {"most of what its balloon leaves it", 4000, 2400, 1999, false, TALK_WARY_MS},
         {"half of all, though in a balloon", 1000, 600, 500, false, TALK_INTERVAL_MS},
-        {"it has been given more", 500, 1000, 499, false, TALK_WARY_MS},
+        {"it has been given more", 2000, 4000, 1999, false, TALK_WARY_MS},
     };
     (void)state;
 

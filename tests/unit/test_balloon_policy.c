@@ -193,6 +193,7 @@ static void test_falls(void **state)
         bool needed;
     } cases[] = {
         {"falls fast", 120, 70, 100, 512, 512, 1000, true},
+        {"falls fast, and it is seen soon", 120, 100, 25, 512, 512, 1000, true},
         {"as fast, but there is enough", 300, 250, 100, 512, 512, 1000, false},
         {"as much, but slowly", 120, 70, 1000, 512, 512, 1000, false},
         {"rises", 70, 120, 100, 512, 512, 1000, false},
