@@ -56,6 +56,11 @@ uint64_t balloon_rung_gives_back(const struct balloon_rung *rung, bool dry_run)
     return dry_run && rung->verdict.rule == BALLOON_RULE_ROOM ? 0 : rung->verdict.set_bytes;
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
 /* Of `bytes`, what it can take if the host gets all of it, and all that leaves besides, and what is reserved
  * stays. */
 static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t bytes)
@@ -64,6 +69,25 @@ static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t 
     uint64_t most = vm->resident_bytes > stays ? vm->resident_bytes - stays : 0;
 
     return vm->terms.reservation_bytes && bytes > most ? most : bytes;
+}
+
+/* Samples tell after half a minute what its memory is used for, its guest at once: what it can spare it does
+ * not use, and what it has just needed back it does. Who lies about that is believed no longer than
+ * BALLOON_BLAME_NS, and gets no more than one that touches its memory. */
+static uint64_t in_use(const struct balloon_rung *rung, const struct budget_vm *vm)
+{
+    const struct balloon_verdict *v = &rung->verdict;
+    uint64_t needed_ns = less(rung->seen.now_ns, rung->memory.needed_ns),
+             rest = less(vm->resident_bytes, vm->spare_bytes);
+
+    bool needs = !rung->seen.excluded && rung->seen.heard_ns && v->rule != BALLOON_RULE_STALE &&
+                 v->available_bytes < v->reserve_bytes / 2;
+    if (needs || v->rule == BALLOON_RULE_NEED ||
+        (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
+        return vm->resident_bytes;
+    if (!vm->spare_bytes || (vm->working_set_bytes && vm->working_set_bytes < rest))
+        return vm->working_set_bytes;
+    return rest ? rest : PAGE_BYTES; /* 0 would be: not known */
 }
 
 void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_answer *answer,
@@ -75,6 +99,9 @@ void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_ans
     double paged = answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1;
 
     vm->balloon_bytes = (uint64_t)((double)unreserved(vm, 0, v->offer_bytes) * v->returned);
+    if (v->rule == BALLOON_RULE_SPARE || v->rule == BALLOON_RULE_WAITS || v->rule == BALLOON_RULE_MOVING)
+        vm->spare_bytes = (uint64_t)((double)unreserved(vm, 0, less(v->spare_bytes, moves)) * v->returned);
+    vm->working_set_bytes = in_use(rung, vm);
     vm->inflating_bytes = v->pending_bytes;
     vm->loose_bytes += moves - v->pending_bytes; /* may come as well */
     vm->balloon_first = balloon_policy_is_first(v->returned, paged);

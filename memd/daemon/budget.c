@@ -228,17 +228,17 @@ static enum budget_reason pages_spared(const struct budget_policy *policy, enum 
     return BUDGET_ORDERED;
 }
 
-/* Its balloon can be asked. */
-static bool may_inflate(const struct budget_vm *vm)
+/* Its balloon can be asked for `bytes`. */
+static bool may_inflate(const struct budget_vm *vm, uint64_t bytes)
 {
-    return vm->balloon_bytes && !vm->excluded && (!reserved(vm) || vm->resident_bytes > reserved(vm));
+    return bytes && !vm->excluded && (!reserved(vm) || vm->resident_bytes > reserved(vm));
 }
 
 /* Why nothing can be asked of it; BUDGET_ORDERED: it can. */
 static enum budget_reason spared(const struct budget_policy *policy, enum budget_state state,
                                  const struct budget_vm *vm, double ease)
 {
-    return may_inflate(vm) ? BUDGET_ORDERED : pages_spared(policy, state, vm, ease);
+    return may_inflate(vm, vm->balloon_bytes) ? BUDGET_ORDERED : pages_spared(policy, state, vm, ease);
 }
 
 /* What it cannot be brought below. */
@@ -303,13 +303,14 @@ static struct budget_order divide(const struct budget_policy *policy, enum budge
                                   uint64_t *ret_balloon_bytes)
 {
     bool pages = pages_spared(policy, state, vm, ease) == BUDGET_ORDERED;
-    uint64_t balloon = may_inflate(vm) ? vm->balloon_bytes : 0, rest = bytes;
+    uint64_t balloon = may_inflate(vm, vm->balloon_bytes) ? vm->balloon_bytes : 0, rest = bytes;
+    uint64_t soon = may_inflate(vm, vm->spare_bytes) ? vm->spare_bytes : 0;
     struct budget_order none = {0}, order;
 
     if (balloon > bytes)
         balloon = bytes;
-    if (state < BUDGET_LOW && vm->balloon_first)
-        rest = bytes - balloon;
+    if (state < BUDGET_LOW && vm->balloon_first) /* the next steps come soon */
+        rest = less(bytes, soon > balloon ? soon : balloon);
     order = pages ? order_for(state, vm, ease, rest) : none;
     if (state < BUDGET_LOW && !vm->balloon_first && balloon > bytes - order.pages * PAGE_BYTES)
         balloon = bytes - order.pages * PAGE_BYTES;

@@ -139,6 +139,7 @@ struct budget_vm {
     enum budget_state pending; /* the state that order was given in */
     enum budget_state dry;     /* a search of this depth has found too little lately (budget_order) */
     uint64_t balloon_bytes;    /* its balloon may be asked for now, as the host would get it */
+    uint64_t spare_bytes;      /* and within some seconds, by steps; with balloon_bytes */
     uint64_t inflating_bytes;  /* on its way from there */
     bool balloon_first; /* the balloon is the cheaper one; else it is asked for what pages do not give */
 };

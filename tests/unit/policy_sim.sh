@@ -235,6 +235,20 @@ for option in "--vms 0" "--vms x" "--host 1K" "--seconds -1" "--troubles maybe" 
     sim 2 $option
 done
 
+# ---- guests that are busy in turn, for less time than samples take to see it: what guests say is believed meanwhile
+awk -v mib=$((1 << 20)) 'BEGIN {
+    print "# policy-sim trace 2\nsecond,vm,guest_bytes,touched_bytes,working_set_bytes,needed_bytes,balloon"
+    for (t = 0; t < 188; t++)
+        for (v = 0; v < 3; v++) {
+            busy = t >= 8 && int((t - 8) / 15) % 3 == v
+            printf "%d,g%d,%.0f,%.0f,%.0f,%.0f,agent\n", t, v, 384 * mib, 380 * mib, (busy ? 320 : 50) * mib,
+                (busy ? 152 : 40) * mib
+        }
+}' >"$tmp/phases.csv"
+sim 0 --trace "$tmp/phases.csv" --host 691M --troubles off
+is "$(guest agent lost_percent)" "<=" 10 || fail "guests that are busy in turn lose $(guest agent lost_percent)% of their time"
+is "$(value taken_in_use_percent)" "<=" 40 || fail "what guests use is taken from them"
+
 # ---- a memd's status becomes a trace
 cat >"$tmp/memctl" <<'END'
 #!/bin/sh

@@ -189,6 +189,47 @@ static void test_reserved(void **state)
     assert_int_equal(vm.balloon_bytes, 0);
 }
 
+/* Of 900 MiB that the host sees. */
+static void test_in_use(void **state)
+{
+    static const struct {
+        const char *what;
+        uint64_t available, target, samples; /* MiB */
+        uint64_t needed_s;                   /* ago; 0: never */
+        uint64_t spare, in_use;
+    } cases[] = {
+        {"samples know nothing", 528, 0, 0, 0, 400, 500},
+        {"samples say more", 528, 0, 880, 0, 400, 500},
+        {"samples say less", 528, 0, 300, 0, 400, 300},
+        {"some is on its way", 528, 924, 880, 0, 300, 600},
+        {"it needs memory", 30, 0, 100, 0, 0, 900},
+        {"it has just needed some", 528, 0, 100, 4, 0, 900},
+        {"it has needed some a while ago", 528, 0, 100, 12, 0, 100},
+        {"it has nothing to spare", 128, 0, 100, 0, 0, 100},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_rung rung = {0};
+        struct balloon_seen seen = guest;
+        struct budget_vm vm = {.resident_bytes = 900 * MIB, .working_set_bytes = cases[i].samples * MIB};
+        seen.available_bytes = cases[i].available * MIB;
+        seen.target_bytes = cases[i].target * MIB;
+        if (cases[i].needed_s) {
+            rung.memory.backoff_ns = 20000000000ull;
+            rung.memory.needed_ns = NOW - cases[i].needed_s * 1000000000ull;
+            rung.memory.hold_until_ns = rung.memory.needed_ns + rung.memory.backoff_ns;
+        }
+        balloon_rung_see(&rung, &seen, false);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+        balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+        if (vm.spare_bytes != cases[i].spare * MIB || vm.working_set_bytes != cases[i].in_use * MIB)
+            fail_msg("%s: %llu MiB to spare, %llu in use", cases[i].what,
+                     (unsigned long long)vm.spare_bytes >> 20,
+                     (unsigned long long)vm.working_set_bytes >> 20);
+    }
+}
+
 static void test_gives_back(void **state)
 {
     const struct budget_scope roomy = {
@@ -224,8 +265,9 @@ static void test_gives_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_see),  cmocka_unit_test(test_hidden),   cmocka_unit_test(test_state),
-        cmocka_unit_test(test_step), cmocka_unit_test(test_reserved), cmocka_unit_test(test_gives_back),
+        cmocka_unit_test(test_see),    cmocka_unit_test(test_hidden),   cmocka_unit_test(test_state),
+        cmocka_unit_test(test_step),   cmocka_unit_test(test_reserved), cmocka_unit_test(test_gives_back),
+        cmocka_unit_test(test_in_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

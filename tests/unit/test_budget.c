@@ -553,6 +553,36 @@ static void scopes_add_up(void **state)
     assert_near("the lower target counts", plans[0].target_bytes, 88 * MIB + 205 * MIB / 1000);
 }
 
+/* What a balloon can give by its next steps is not asked of pages, unless memory is low. */
+static void balloons_take_their_time(void **state)
+{
+    static const struct {
+        enum budget_state state;
+        unsigned balloon, spare; /* MiB */
+        bool first, pages;
+    } cases[] = {
+        {BUDGET_HARD, 2, 100, true, false}, {BUDGET_HARD, 0, 100, true, false},
+        {BUDGET_HARD, 2, 2, true, true},    {BUDGET_HARD, 2, 100, false, true},
+        {BUDGET_SOFT, 2, 100, true, false}, {BUDGET_LOW, 2, 100, true, true},
+        {BUDGET_LOW, 0, 100, true, true},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct budget_scope scope = scope_of(cases[i].state, 200 * MIB, 215 * MIB);
+        struct budget_vm vm = vm_of(215 * MIB);
+        struct budget_plan plan;
+        vm.balloon_bytes = cases[i].balloon * MIB;
+        vm.spare_bytes = cases[i].spare * MIB;
+        vm.balloon_first = cases[i].first;
+        make_plans(&scope, &policy, 1, &vm, &plan);
+        if (!plan.order.pages != !cases[i].pages)
+            fail_msg("case %zu: %llu pages", i, (unsigned long long)plan.order.pages);
+        if (cases[i].first && plan.balloon_bytes != vm.balloon_bytes)
+            fail_msg("case %zu: %llu bytes of the balloon", i, (unsigned long long)plan.balloon_bytes);
+    }
+}
+
 /* ---------------------------------------------------------------- rates */
 
 static void rates_rise_at_once_and_fall_slowly(void **state)
@@ -616,6 +646,7 @@ int main(void)
         cmocka_unit_test(orders_under_way_count),
         cmocka_unit_test(the_busy_are_left_alone),
         cmocka_unit_test(scopes_add_up),
+        cmocka_unit_test(balloons_take_their_time),
         cmocka_unit_test(rates_rise_at_once_and_fall_slowly),
         cmocka_unit_test(nobody_there),
     };
