@@ -2,6 +2,8 @@
 /* Theory of operation: see balloon_policy.h. */
 #include "memd/daemon/balloon_policy.h"
 
+#include "memd/common/less.h"
+
 #include <assert.h>
 #include <math.h>
 
@@ -38,11 +40,6 @@ const char *balloon_rule_name(enum balloon_rule rule)
 
     static_assert(sizeof names / sizeof names[0] == BALLOON_RULES, "a name for each");
     return names[rule];
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
 }
 
 static uint64_t least(uint64_t a, uint64_t b)

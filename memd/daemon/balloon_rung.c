@@ -2,6 +2,7 @@
 /* Theory of operation: see balloon_rung.h. */
 #include "memd/daemon/balloon_rung.h"
 
+#include "memd/common/less.h"
 #define PAGE_BYTES 4096u
 
 void balloon_rung_see(struct balloon_rung *rung, const struct balloon_seen *seen, bool deflates_on_oom)
@@ -56,11 +57,6 @@ uint64_t balloon_rung_gives_back(const struct balloon_rung *rung, bool dry_run)
     return dry_run && rung->verdict.rule == BALLOON_RULE_ROOM ? 0 : rung->verdict.set_bytes;
 }
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
-}
-
 /* Of `bytes`, what it can take if the host gets all of it, and all that leaves besides, and what is reserved
  * stays. */
 static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t bytes)
@@ -72,18 +68,15 @@ static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t 
 }
 
 /* Samples tell after half a minute what its memory is used for, its guest at once: what it can spare it does
- * not use, and what it has just needed back it does. Who lies about that is believed no longer than
- * BALLOON_BLAME_NS, and gets no more than one that touches its memory. */
+ * not use, and what it has just needed back it does. One that lies about its needs is believed for
+ * BALLOON_BLAME_NS of each back-off, and gets no more than one that touches its memory. */
 static uint64_t in_use(const struct balloon_rung *rung, const struct budget_vm *vm)
 {
     const struct balloon_verdict *v = &rung->verdict;
     uint64_t needed_ns = less(rung->seen.now_ns, rung->memory.needed_ns),
              rest = less(vm->resident_bytes, vm->spare_bytes);
 
-    bool needs = !rung->seen.excluded && rung->seen.heard_ns && v->rule != BALLOON_RULE_STALE &&
-                 v->available_bytes < v->reserve_bytes / 2;
-    if (needs || v->rule == BALLOON_RULE_NEED ||
-        (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
+    if (v->rule == BALLOON_RULE_NEED || (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
         return vm->resident_bytes;
     if (!vm->spare_bytes || (vm->working_set_bytes && vm->working_set_bytes < rest))
         return vm->working_set_bytes;

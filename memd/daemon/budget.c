@@ -2,6 +2,8 @@
 /* Theory of operation: see budget.h. */
 #include "memd/daemon/budget.h"
 
+#include "memd/common/less.h"
+
 #include <assert.h>
 #include <math.h>
 
@@ -61,11 +63,6 @@ const char *budget_reason_name(enum budget_reason reason)
 static double clamp(double value, double min, double max)
 {
     return value < min ? min : value > max ? max : value;
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
 }
 
 /* ---------------------------------------------------------------- states */

@@ -2,16 +2,12 @@
 /* Theory of operation: see usage.h. */
 #include "memd/daemon/usage.h"
 
+#include "memd/common/less.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/snapshot.h"
 #include "memd/daemon/state.h"
 
 #include <unistd.h>
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
-}
 
 /* Guest pages in RAM that are the VM's own, at most: some may never have been touched. */
 static uint64_t private_bytes(const struct vm *vm)

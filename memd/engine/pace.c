@@ -30,7 +30,8 @@ static void keep(struct pager *p, uint64_t us)
     atomic_store_explicit(&p->pace_kept_ns, now_ns(), memory_order_relaxed);
 }
 
-uint64_t pace_us(const struct memd *m)
+/* What a page costs now, in us. */
+static uint64_t pace_us(const struct memd *m)
 {
     uint64_t us = atomic_load_explicit(&m->pager->pace_us, memory_order_relaxed);
 

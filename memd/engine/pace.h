@@ -29,8 +29,6 @@
 void pace_begin(struct memd *m, const struct wire_rec_page *order);
 /* Of one to take any page: some more has gone, or was to go. */
 void pace_measure(struct memd *m);
-/* What a page costs now, in us. */
-uint64_t pace_us(const struct memd *m);
 /* The fault server's, before it answers `npages` faults. */
 void pace_wait(struct memd *m, unsigned npages);
 

@@ -95,6 +95,15 @@ static void check(const struct rig *rig, uint32_t i)
               "page %u differs", i);
 }
 
+static void close_checked(struct rig *rig)
+{
+    OK(memd_close(rig->memd, WAIT_MS));
+    for (uint32_t i = 0; i < NPAGES; i++)
+        check(rig, i);
+    script_close(rig->script);
+    guest_unmap(rig->ram, NPAGES * PAGE);
+}
+
 /* Children: none of it is there, nor comes anything else to lie there; all of it is. */
 static int finds_nothing(void *arg)
 {
@@ -178,11 +187,7 @@ static int remote_in_group(void *arg)
     new_daemon(&rig, 1);
     script_wait_back(rig.vm, before);
     EQUALS(kit_stats(rig.memd).remote_pages, 0);
-    OK(memd_close(rig.memd, WAIT_MS));
-    for (uint32_t i = 0; i < NPAGES; i++)
-        check(&rig, i);
-    script_close(rig.script);
-    guest_unmap(rig.ram, NPAGES * PAGE);
+    close_checked(&rig);
     return 0;
 }
 
@@ -208,11 +213,7 @@ static int in_group(void *arg)
 
     limit_to(1ull << 40);
     kit_reap(kit_fork(sees_all, &rig));
-    OK(memd_close(rig.memd, WAIT_MS));
-    for (uint32_t i = 0; i < NPAGES; i++)
-        check(&rig, i);
-    script_close(rig.script);
-    guest_unmap(rig.ram, NPAGES * PAGE);
+    close_checked(&rig);
     return 0;
 }
 

@@ -202,7 +202,8 @@ static void test_in_use(void **state)
         {"samples say more", 528, 0, 880, 0, 400, 500},
         {"samples say less", 528, 0, 300, 0, 400, 300},
         {"some is on its way", 528, 924, 880, 0, 300, 600},
-        {"it needs memory", 30, 0, 100, 0, 0, 900},
+        {"it is short, of nothing its balloon has", 30, 0, 100, 0, 0, 100},
+        {"it needs what its balloon has", 30, 1000, 100, 0, 0, 900},
         {"it has just needed some", 528, 0, 100, 4, 0, 900},
         {"it has needed some a while ago", 528, 0, 100, 12, 0, 100},
         {"it has nothing to spare", 128, 0, 100, 0, 0, 100},
@@ -215,6 +216,8 @@ static void test_in_use(void **state)
         struct budget_vm vm = {.resident_bytes = 900 * MIB, .working_set_bytes = cases[i].samples * MIB};
         seen.available_bytes = cases[i].available * MIB;
         seen.target_bytes = cases[i].target * MIB;
+        if (cases[i].target == 1000)
+            seen.actual_bytes = seen.target_bytes; /* it is there */
         if (cases[i].needed_s) {
             rung.memory.backoff_ns = 20000000000ull;
             rung.memory.needed_ns = NOW - cases[i].needed_s * 1000000000ull;
