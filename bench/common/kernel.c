@@ -105,6 +105,21 @@ uint64_t kernel_cpu_ns(pid_t pid)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* Free pages on the lists of the CPUs. */
+static uint64_t cpu_lists_bytes(void)
+{
+    FILE *f = fopen("/proc/zoneinfo", "re");
+    char line[LINE_BYTES];
+    uint64_t pages, sum = 0;
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, " count: %" SCNu64, &pages) == 1)
+            sum += pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (f)
+        fclose(f);
+    return sum;
+}
+
 uint64_t kernel_available_bytes(void)
 {
     FILE *f = fopen("/proc/meminfo", "re");
@@ -115,7 +130,7 @@ uint64_t kernel_available_bytes(void)
         ;
     if (f)
         fclose(f);
-    return bytes;
+    return bytes + cpu_lists_bytes();
 }
 
 pid_t kernel_thread_find(const char *name)

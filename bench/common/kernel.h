@@ -20,6 +20,8 @@ unsigned kernel_count_maps(pid_t pid);
 uint64_t kernel_pss_outside(pid_t pid, uint64_t start, uint64_t bytes, const char *dir);
 
 uint64_t kernel_cpu_ns(pid_t pid); /* user and system, all its threads, also those that have ended */
+/* MemAvailable, and free pages on the lists of the CPUs, which the kernel does not count as free: after much
+ * memory was given back these are hundreds of MiB, for a minute. */
 uint64_t kernel_available_bytes(void);
 pid_t kernel_thread_find(const char *name); /* 0: there is none */
 
