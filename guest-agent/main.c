@@ -33,6 +33,7 @@
 
 #define TIMER_SLACK_NS 50000000ul /* wake-ups may be put together with others' */
 #define TIGHT_SLACK_NS 2000000ul  /* where the next look may decide */
+#define CLOSER_MS      90u        /* at least between two looks at what takes long to look at */
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO_WAY = 3 };
 
@@ -43,6 +44,7 @@ struct agent {
     struct talk talk;
     int reclaim_fd;   /* -1: none */
     uint64_t look_ms; /* when the next look at the kernel is due */
+    uint64_t closer_ms;
     unsigned long slack_ns;
 };
 
@@ -151,9 +153,11 @@ static void look(struct agent *agent, uint64_t now_ms)
     bool heartbeat = talk_heartbeat_due(talk, now_ms);
 
     sampler_look(&agent->sampler, &talk->sample);
-    /* without pressure information only the rest tells of trouble */
-    if (agent->sampler.pressure_fd < 0 || talk_is_news(talk, now_ms))
+    /* not where looks are many: there memory is told about anyway */
+    if (now_ms - agent->closer_ms >= CLOSER_MS || talk_is_news(talk, now_ms)) {
         sampler_look_closer(&agent->sampler, &talk->sample);
+        agent->closer_ms = now_ms;
+    }
     bool news = talk_is_news(talk, now_ms);
     if (news)
         talk_tell(talk);

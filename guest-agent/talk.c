@@ -15,8 +15,9 @@ static_assert(sizeof MEMD_VERSION <= AGENT_RELEASE_BYTES, "the release fits");
 #define WARY_SHARE       2   /* and of all it has ever had, with what its balloon has, not much */
 #define CHANGE_SHARE     64u /* one part in so many of all memory is news */
 #define CHANGE_BYTES_MIN (4u << 20)
-#define STALL_SHARE      100u   /* one part in so many of the time since */
-#define STALL_US_MAX     19999u /* or what the kernel wakes us for: sample.c, TRIGGER */
+#define REREAD_BYTES     (1u << 20) /* pages read again so soon after they were reclaimed: memory is lacking */
+#define STALL_SHARE      100u       /* one part in so many of the time since */
+#define STALL_US_MAX     19999u     /* or what the kernel wakes us for: sample.c, TRIGGER */
 
 void talk_open(struct talk *talk, uint64_t instance, uint64_t boot, uint32_t features, unsigned interval_ms,
                uint64_t now_ms)
@@ -160,15 +161,22 @@ bool talk_heartbeat_due(const struct talk *talk, uint64_t now_ms)
     return now_ms - talk->told_ms >= talk->heartbeat_ms || !talk->told.present;
 }
 
+static uint64_t refaults(const struct sample *sample)
+{
+    return sample->value[AGENT_REFAULT_ANON] + sample->value[AGENT_REFAULT_FILE];
+}
+
 unsigned talk_look_in_ms(struct talk *talk)
 {
     const uint64_t *value = talk->sample.value;
     uint64_t total = value[AGENT_MEM_TOTAL], available = value[AGENT_MEM_AVAILABLE];
+    bool rereads = refaults(&talk->sample) - talk->seen_refaults >= REREAD_BYTES;
     unsigned ms = talk->interval_ms;
 
+    talk->seen_refaults = refaults(&talk->sample);
     if (talk->total_max < total)
         talk->total_max = total;
-    if (available < total / TIGHT_SHARE || talk->report_due)
+    if (available < total / TIGHT_SHARE || talk->report_due || rereads)
         ms = TALK_TIGHT_MS;
     else if (available < talk->total_max / WARY_SHARE)
         ms = TALK_WARY_MS;
@@ -193,9 +201,7 @@ bool talk_is_news(const struct talk *talk, uint64_t now_ms)
            now->value[AGENT_MEM_TOTAL] != told->value[AGENT_MEM_TOTAL] ||
            now->value[AGENT_STALL_SOME_US] - told->value[AGENT_STALL_SOME_US] > stall_us ||
            now->value[AGENT_OOM_KILLS] != told->value[AGENT_OOM_KILLS] ||
-           now->value[AGENT_REFAULT_ANON] + now->value[AGENT_REFAULT_FILE] - told->value[AGENT_REFAULT_ANON] -
-                   told->value[AGENT_REFAULT_FILE] >=
-               bytes;
+           refaults(now) - refaults(told) >= REREAD_BYTES;
 }
 
 void talk_tell(struct talk *talk)

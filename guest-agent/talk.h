@@ -57,6 +57,7 @@ struct talk {
     /* what is known, and what of it was told */
     struct sample sample, told;
     uint64_t told_ms, total_max; /* total_max: bytes, the most it has ever had */
+    uint64_t seen_refaults;      /* with the last look */
     unsigned nconsumers;
     struct agent_consumer consumers[AGENT_CONSUMERS_MAX];
     /* the stream */

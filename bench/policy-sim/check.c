@@ -37,7 +37,7 @@ static void check_balloon(struct sim_result *result, double now_s, const struct 
     if (plan->balloon_bytes &&
         (vm->kernel.speaks == SIM_BARE || vm->kernel.speaks == SIM_MUTE || vm->kernel.speaks == SIM_RISKY))
         sim_check_violated(result, now_s, "%s cannot say what it needs, and its balloon was asked", vm->name);
-    if ((double)plan->balloon_bytes > (double)v->offer_bytes * v->returned + 1)
+    if (plan->balloon_bytes > balloon_policy_yield(v, v->offer_bytes) + 1)
         sim_check_violated(result, now_s, "the balloon of %s was asked for more than it offers", vm->name);
 }
 

@@ -31,24 +31,26 @@
 #define KILLED_PART    0.5    /* of what processes held, and of what they want until then */
 #define SHORT_PART     16     /* a guest with less than one part in so many available is short */
 #define SHORT_MAX      131072 /* or with less than 512 MiB */
+#define IDLE_PART      0.2    /* that uses less of its memory hardly runs */
 #define THRASHES       0.1    /* or of whose time so much is waited for the cache */
 #define NEAR_PAGES     ((double)BALLOON_NEAR / SIM_PAGE)
 #define STATS_S        2.0
 
 /* guest-agent/talk.h, talk.c */
-#define LOOK_S      1.0
-#define WARY_S      0.25
-#define TIGHT_S     0.1
-#define TIGHT_PART  4
-#define WARY_PART   2
-#define SOON_S      0.025
-#define TAKES_S     1048576.0
-#define CHANGE_PART 64
-#define CHANGE_MIN  1024.0
-#define STALL_PART  0.01
-#define STALL_MAX_S 0.02
-#define HEARTBEAT_S 10.0
-#define NEWS_S      3.0 /* memd/daemon/inflate.c: for so long what is said of stalls counts */
+#define LOOK_S       1.0
+#define WARY_S       0.25
+#define TIGHT_S      0.1
+#define TIGHT_PART   4
+#define WARY_PART    2
+#define SOON_S       0.025
+#define TAKES_S      1048576.0
+#define CHANGE_PART  64
+#define CHANGE_MIN   1024.0
+#define REREAD_PAGES 256.0
+#define STALL_PART   0.01
+#define STALL_MAX_S  0.02
+#define HEARTBEAT_S  10.0
+#define NEWS_S       3.0 /* memd/daemon/inflate.c: for so long what is said of stalls counts */
 
 static const char *const names[SIM_SPEAKS] = {"none", "mute", "risky", "stats", "agent"};
 
@@ -236,7 +238,8 @@ static void read_in(struct sim_vm *vm, double pages, double s)
     g->dropped = less(g->dropped, fresh);
     vm->lost_s += (fresh + instead + vain) / READ_PER_S;
     vm->balloons.read_again += fresh + instead + vain;
-    g->stalls_s += instead * DROP_US * 1e-6 + vain / READ_PER_S;
+    g->stalls_s +=
+        instead * DROP_US * 1e-6; /* what goes before it is used twice is not waited for, to the kernel */
 }
 
 static void use_files(struct sim_vm *vm, double s)
@@ -302,6 +305,7 @@ static void speak(struct sim_vm *vm, double now_s)
                                 .stall_percent = least(100, since_s > 0 ? 100 * stalls_s / since_s : 0),
                                 .oom_kills = g->oom_kills,
                                 .alloc_stalls = g->alloc_stalls};
+    g->said.reread = vm->balloons.read_again;
     g->told_stalls_s = g->stalls_s;
     g->spoke = true;
 }
@@ -312,14 +316,17 @@ static void agent_looks(struct sim_vm *vm, double now_s)
     double since_s = now_s - (double)g->said.at_ns * 1e-9, stalls_s = g->stalls_s - g->told_stalls_s;
     double available = sim_guest_available(vm), all = vm->guest - g->balloon;
     double changed = fabs(available - g->said.available), news = fmax(all / CHANGE_PART, CHANGE_MIN);
+    double again = vm->balloons.read_again - g->seen_again;
 
     if (now_s < g->look_s && stalls_s < STALL_MAX_S) /* the kernel wakes it for that */
         return;
-    double in_s = available < all / TIGHT_PART        ? TIGHT_S
-                  : available < vm->guest / WARY_PART ? WARY_S
-                                                      : LOOK_S;
+    g->seen_again = vm->balloons.read_again;
+    double in_s = available < all / TIGHT_PART || again >= REREAD_PAGES ? TIGHT_S
+                  : available < vm->guest / WARY_PART                   ? WARY_S
+                                                                        : LOOK_S;
     g->look_s = now_s + (in_s < LOOK_S ? least(in_s, fmax(available / TAKES_S, SOON_S)) : in_s);
     if (!g->said.at_ns || since_s >= HEARTBEAT_S || changed > news ||
+        vm->balloons.read_again - g->said.reread >= REREAD_PAGES ||
         stalls_s > least(since_s * STALL_PART, STALL_MAX_S) || g->oom_kills > g->said.oom_kills)
         speak(vm, now_s);
 }
@@ -387,6 +394,9 @@ void sim_guest_see(struct sim_vm *vm, uint64_t now_ns)
                                 .available_bytes = (uint64_t)(g->said.available * SIM_PAGE),
                                 .oom_kills = g->said.oom_kills,
                                 .alloc_stalls = g->said.alloc_stalls};
+    seen.activity = vm->want < vm->guest * IDLE_PART ? BALLOON_IDLE : BALLOON_BUSY;
+    if (g->speaks == SIM_AGENT)
+        seen.reread_bytes = (uint64_t)(g->said.reread * SIM_PAGE);
 
     if (g->speaks == SIM_AGENT && (double)(now_ns - g->said.at_ns) * 1e-9 < NEWS_S)
         seen.stall_percent = g->said.stall_percent;

@@ -93,6 +93,7 @@ enum sim_speaks sim_speaks_of(const char *name);
 struct sim_said {
     uint64_t at_ns; /* 0: nothing yet */
     double available, stall_percent;
+    double reread; /* that it has ever read again */
     uint64_t oom_kills, alloc_stalls;
 };
 
@@ -112,6 +113,7 @@ struct sim_guest {
 
     struct sim_said said;
     double told_stalls_s, look_s; /* when it last spoke; when it looks again */
+    double seen_again;            /* what had been read again, at its last look */
     bool spoke;                   /* in this tick */
     struct balloon_rung rung;
 

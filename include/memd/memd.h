@@ -279,6 +279,8 @@ struct memd_stats {
     uint64_t remote_pages;     /* merged, and not mapped any more: out, but for the frame */
     uint64_t remote_outs;      /* merged pages that became so */
     uint64_t remote_faults;    /* accesses that found their page so */
+    uint64_t held_faults; /* accesses made to wait longer, because pages leave more slowly than they come */
+    uint64_t held_ns;     /* for so long together */
 };
 int memd_stats(struct memd *memd, struct memd_stats *ret_stats);
 

@@ -270,6 +270,9 @@ struct wire_stats {
     _Atomic uint64_t remote_pages, remote_outs, remote_faults;
     _Atomic uint64_t latency_more[WIRE_TIERS - WIRE_TIERS_FIRST][WIRE_LATENCY_BUCKETS],
         latency_more_ns[WIRE_TIERS - WIRE_TIERS_FIRST];
+    /* faults that were made to wait because the VM brings its pages home faster than they can leave while
+     * memory is short; and for how long, all together. It is in the latency of those faults. */
+    _Atomic uint64_t held_faults, held_ns;
 };
 
 /* The buckets of a tier; *ret_ns: the sum of all waits in it. Tiers that came later lie behind what was

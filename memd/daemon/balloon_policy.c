@@ -35,8 +35,8 @@ bool balloon_policy_returns(enum balloon_excluded excluded)
 
 const char *balloon_rule_name(enum balloon_rule rule)
 {
-    static const char *const names[] = {"excluded", "stale",   "need",  "room",  "stalled",
-                                        "moving",   "backoff", "waits", "small", "spare"};
+    static const char *const names[] = {"excluded", "stale",  "need",    "rereads", "grows", "room",
+                                        "stalled",  "moving", "backoff", "waits",   "small", "spare"};
 
     static_assert(sizeof names / sizeof names[0] == BALLOON_RULES, "a name for each");
     return names[rule];
@@ -110,6 +110,8 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->reached_ns = seen->now_ns;
         note_returned(memory, seen);
     }
+    if (seen->activity == BALLOON_IDLE || less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+        memory->some_backoff_ns = memory->some_until_ns = 0;
     if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
         memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;
         memory->needed_ns = seen->now_ns;
@@ -152,6 +154,63 @@ bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct 
            (seen->stall_percent > BALLOON_STALL_PERCENT && is_at_rest(memory, seen));
 }
 
+/* Bytes a second that it has read again since its last report; 0: there is no new one. */
+static double rereads_per_s(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    uint64_t ns = less(seen->heard_ns, memory->said_ns);
+
+    if (!memory->said_ns || ns < BALLOON_GROWS_NS_MIN)
+        return 0;
+    return (double)less(seen->reread_bytes, memory->reread_bytes) / ((double)ns * 1e-9);
+}
+
+/* What it will have read again by BALLOON_LACKS_NS from now, if what it has is more than chance, and more
+ * memory would help. */
+static uint64_t rereads(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    double per_s = rereads_per_s(memory, seen);
+    uint64_t bytes = less(seen->reread_bytes, memory->reread_bytes),
+             lack =
+                 between(seen->actual_bytes / BALLOON_REREAD_PART, BALLOON_REREAD_LEAST, BALLOON_REREAD_MOST);
+    bool lacks =
+        per_s >= (double)lack && per_s >= 2 * memory->vain_per_s && bytes >= BALLOON_REREAD_LEAST / 2;
+
+    return lacks ? (uint64_t)(per_s * (double)BALLOON_LACKS_NS * 1e-9) : 0;
+}
+
+/* What it reads again with all its memory is too large for it: a file, from one end to the other, again and
+ * again. */
+static void note_vain(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    double per_s = rereads_per_s(memory, seen);
+
+    if (seen->actual_bytes + BALLOON_NEAR < max_of(seen))
+        memory->full_ns = 0;
+    else if (!memory->full_ns)
+        memory->full_ns = seen->now_ns;
+    if (memory->vain_per_s > 0 && seen->now_ns - memory->vain_ns > BALLOON_FORGIVE_NS) {
+        memory->vain_per_s /= 2;
+        memory->vain_ns = seen->now_ns;
+    }
+    if (!memory->full_ns || seen->now_ns - memory->full_ns < BALLOON_VAIN_NS || per_s <= memory->vain_per_s)
+        return;
+    memory->vain_per_s = per_s;
+    memory->vain_ns = seen->now_ns;
+}
+
+bool balloon_policy_rereads(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    return balloon_policy_returns(seen->excluded) && rereads(memory, seen);
+}
+
+bool balloon_policy_grows(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    uint64_t soon = available_soon(memory, seen);
+
+    return balloon_policy_returns(seen->excluded) && memory->said_ns &&
+           seen->available_bytes - soon >= band_of(seen) && soon < 2 * reserve_of(memory, seen);
+}
+
 static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     bool needed = balloon_policy_is_needed(memory, seen);
@@ -160,6 +219,7 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
     memory->alloc_stalls = seen->alloc_stalls;
     memory->said_ns = seen->heard_ns;
     memory->said_bytes = seen->available_bytes;
+    memory->reread_bytes = seen->reread_bytes;
     return needed;
 }
 
@@ -175,6 +235,29 @@ static bool give_back(struct balloon_memory *memory, const struct balloon_seen *
         return false;
     v->set_bytes = all;
     memory->is_step = false;
+    return true;
+}
+
+/* As much as it is about to read again, or as a step takes, and twice as much as the last time if that was
+ * just now: what is not touched costs nothing. In low there is nothing to give; but it is left alone. */
+static bool give_some(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes,
+                      enum budget_state state, struct balloon_verdict *v)
+{
+    uint64_t all = max_of(seen), aims = seen->target_bytes ? seen->target_bytes : seen->actual_bytes;
+    bool goes_on = memory->given_ns && seen->now_ns - memory->given_ns < BALLOON_GIVEN_NS;
+
+    if (aims + BALLOON_NEAR >= all)
+        return false;
+    if (goes_on && bytes < 2 * memory->given_bytes)
+        bytes = 2 * memory->given_bytes;
+    if (bytes < seen->actual_bytes / STEP_PART)
+        bytes = seen->actual_bytes / STEP_PART;
+    if (state < BUDGET_LOW) {
+        memory->given_ns = seen->now_ns;
+        memory->given_bytes = bytes;
+        v->set_bytes = least(all, aims + bytes);
+        memory->is_step = false;
+    }
     return true;
 }
 
@@ -201,9 +284,12 @@ static uint64_t spare_of(const struct balloon_memory *memory, const struct ballo
 }
 
 /* Whether it is known how it feels with the last step. One that speaks up says so by saying nothing. */
-static bool has_said(const struct balloon_memory *memory, const struct balloon_seen *seen)
+static bool has_said(const struct balloon_memory *memory, const struct balloon_seen *seen,
+                     enum budget_state state)
 {
-    if (memory->reached_ns && seen->now_ns - memory->reached_ns < BALLOON_REST_NS)
+    uint64_t rest_ns = state < BUDGET_HARD ? BALLOON_REST_NS : BALLOON_REST_HARD_NS;
+
+    if (memory->reached_ns && seen->now_ns - memory->reached_ns < rest_ns)
         return false;
     return seen->speaks_up || seen->heard_ns > memory->reached_ns;
 }
@@ -220,22 +306,23 @@ static enum balloon_rule offer(struct balloon_memory *memory, const struct ballo
         return BALLOON_RULE_STALLED;
     }
     if (inflates) {
-        v->pending_bytes = seen->actual_bytes - seen->target_bytes;
-        if (memory->returned > 0)
-            v->pending_bytes = (uint64_t)((double)v->pending_bytes * memory->returned);
+        v->pending_bytes = balloon_policy_yield(v, seen->actual_bytes - seen->target_bytes);
         return BALLOON_RULE_MOVING;
     }
-    if (seen->now_ns < memory->hold_until_ns) {
-        v->hold_ns = memory->hold_until_ns - seen->now_ns;
+    uint64_t until_ns =
+        memory->some_until_ns > memory->hold_until_ns ? memory->some_until_ns : memory->hold_until_ns;
+    if (seen->now_ns < until_ns) {
+        v->hold_ns = until_ns - seen->now_ns;
         return BALLOON_RULE_BACKOFF;
     }
     /* more available than it has: that was said before the balloon moved */
-    if (!has_said(memory, seen) || seen->available_bytes > seen->actual_bytes)
+    if (!has_said(memory, seen, state) || seen->available_bytes > seen->actual_bytes)
         return BALLOON_RULE_WAITS;
+    v->band_bytes = band_of(seen);
     uint64_t step = v->spare_bytes / 2;
-    if (state < BUDGET_LOW)
+    if (state < BUDGET_HARD)
         step = least(step, seen->actual_bytes / STEP_PART);
-    if (step < band_of(seen))
+    if (step < v->band_bytes)
         return BALLOON_RULE_SMALL;
     v->offer_bytes = step;
     return BALLOON_RULE_SPARE;
@@ -252,6 +339,52 @@ static bool is_stale(struct balloon_memory *memory, const struct balloon_seen *s
     return (memory->alone_ns && seen->now_ns - memory->alone_ns > BALLOON_STALE_NS) ||
            (!seen->excluded && !seen->heard_ns) ||
            (seen->heard_ns && seen->now_ns - seen->heard_ns > BALLOON_STALE_NS);
+}
+
+static void hold(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_NS;
+
+    if (blamed)
+        back_off(memory, seen->now_ns);
+    else if (memory->hold_until_ns < seen->now_ns + BALLOON_BACKOFF_NS)
+        memory->hold_until_ns = seen->now_ns + BALLOON_BACKOFF_NS;
+}
+
+/* Longer each time only if it can be seen when its work is over. */
+static void hold_some(struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_SOME_NS;
+
+    if (!memory->some_backoff_ns)
+        memory->some_backoff_ns = BALLOON_BACKOFF_NS;
+    else if (blamed && seen->activity == BALLOON_BUSY)
+        memory->some_backoff_ns = least(2 * memory->some_backoff_ns, BALLOON_BACKOFF_MAX);
+    if (memory->some_until_ns < seen->now_ns + memory->some_backoff_ns)
+        memory->some_until_ns = seen->now_ns + memory->some_backoff_ns;
+}
+
+/* By what it has said since the last look: all of it, some, or nothing. What it is given it has needed. */
+static bool give(struct balloon_memory *memory, const struct balloon_seen *seen, enum budget_state state,
+                 struct balloon_verdict *v)
+{
+    uint64_t reread = rereads(memory, seen);
+    bool grows = state == BUDGET_HIGH && balloon_policy_grows(memory, seen);
+
+    note_vain(memory, seen);
+    if (needs(memory, seen) && give_back(memory, seen, v))
+        v->rule = BALLOON_RULE_NEED;
+    else if ((reread || grows) && give_some(memory, seen, reread, state, v))
+        v->rule = reread ? BALLOON_RULE_REREADS : BALLOON_RULE_GROWS;
+    else
+        return false;
+    memory->needed_ns = seen->now_ns;
+    if (v->rule == BALLOON_RULE_NEED)
+        hold(memory, seen);
+    else
+        hold_some(memory, seen);
+    memory->step_ns = 0; /* blamed once */
+    return true;
 }
 
 void balloon_policy_look(struct balloon_memory *memory, const struct balloon_seen *seen,
@@ -273,28 +406,35 @@ void balloon_policy_look(struct balloon_memory *memory, const struct balloon_see
     v->target_bytes = seen->target_bytes;
     v->spare_bytes = spare_of(memory, seen, v->reserve_bytes);
     v->returned = memory->returned > 0 ? memory->returned : 1;
+    v->untouched_bytes = seen->resident_bytes ? less(seen->actual_bytes, seen->resident_bytes) : UINT64_MAX;
     if (is_stale(memory, seen)) {
         if (give_back(memory, seen, v) || !seen->excluded)
             v->rule = BALLOON_RULE_STALE;
         return;
     }
-    if (needs(memory, seen) && give_back(memory, seen, v)) {
-        v->rule = BALLOON_RULE_NEED;
-        bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_NS;
-        memory->step_ns = 0; /* once for a step */
-        memory->needed_ns = seen->now_ns;
-        if (blamed)
-            back_off(memory, seen->now_ns);
-        else if (memory->hold_until_ns < seen->now_ns + BALLOON_BACKOFF_NS)
-            memory->hold_until_ns = seen->now_ns + BALLOON_BACKOFF_NS;
+    if (give(memory, seen, state, v))
         return;
-    }
     if (seen->has_room && state == BUDGET_HIGH && give_back(memory, seen, v)) {
         v->rule = BALLOON_RULE_ROOM;
         return;
     }
     if (!seen->excluded)
         v->rule = offer(memory, seen, state, v);
+}
+
+uint64_t balloon_policy_yield(const struct balloon_verdict *v, uint64_t bytes)
+{
+    uint64_t as_last = (uint64_t)((double)bytes * v->returned), at_worst = less(bytes, v->untouched_bytes);
+
+    return as_last > at_worst ? as_last : at_worst;
+}
+
+uint64_t balloon_policy_asks(const struct balloon_verdict *v, uint64_t bytes)
+{
+    double as_last = (double)bytes / v->returned;
+    uint64_t at_worst = bytes > UINT64_MAX - v->untouched_bytes ? UINT64_MAX : bytes + v->untouched_bytes;
+
+    return as_last < (double)at_worst ? (uint64_t)as_last : at_worst;
 }
 
 uint64_t balloon_policy_step(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes)

@@ -32,11 +32,9 @@ uint64_t balloon_rung_hidden(const struct balloon_rung *rung)
 enum budget_state balloon_rung_state(enum budget_state host, enum budget_state domain,
                                      const struct budget_terms *terms, uint64_t resident_bytes)
 {
-    enum budget_state state = domain > host ? domain : host;
-
-    if (terms->limit_bytes && resident_bytes > terms->limit_bytes && state < BUDGET_HARD)
-        state = BUDGET_HARD;
-    return state;
+    if (terms->limit_bytes && resident_bytes > terms->limit_bytes)
+        return BUDGET_LOW; /* there is nothing to give it */
+    return domain > host ? domain : host;
 }
 
 uint64_t balloon_rung_judge(struct balloon_rung *rung, const struct budget_scope *host, uint64_t hidden_bytes,
@@ -54,7 +52,10 @@ uint64_t balloon_rung_judge(struct balloon_rung *rung, const struct budget_scope
 
 uint64_t balloon_rung_gives_back(const struct balloon_rung *rung, bool dry_run)
 {
-    return dry_run && rung->verdict.rule == BALLOON_RULE_ROOM ? 0 : rung->verdict.set_bytes;
+    enum balloon_rule rule = rung->verdict.rule;
+    bool can_wait = rule == BALLOON_RULE_ROOM || rule == BALLOON_RULE_REREADS || rule == BALLOON_RULE_GROWS;
+
+    return dry_run && can_wait ? 0 : rung->verdict.set_bytes;
 }
 
 /* Of `bytes`, what it can take if the host gets all of it, and all that leaves besides, and what is reserved
@@ -76,7 +77,8 @@ static uint64_t in_use(const struct balloon_rung *rung, const struct budget_vm *
     uint64_t needed_ns = less(rung->seen.now_ns, rung->memory.needed_ns),
              rest = less(vm->resident_bytes, vm->spare_bytes);
 
-    if (v->rule == BALLOON_RULE_NEED || (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
+    if (v->rule == BALLOON_RULE_NEED || v->rule == BALLOON_RULE_REREADS || v->rule == BALLOON_RULE_GROWS ||
+        (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
         return vm->resident_bytes;
     if (!vm->spare_bytes || (vm->working_set_bytes && vm->working_set_bytes < rest))
         return vm->working_set_bytes;
@@ -90,14 +92,15 @@ void balloon_rung_offer(const struct balloon_rung *rung, const struct policy_ans
     const struct balloon_seen *seen = &rung->seen;
     uint64_t moves = v->pending_bytes ? seen->actual_bytes - seen->target_bytes : 0;
     double paged = answer->asked_pages ? (double)answer->returned_pages / (double)answer->asked_pages : 1;
+    uint64_t offer = unreserved(vm, 0, v->offer_bytes), gets = balloon_policy_yield(v, offer);
 
-    vm->balloon_bytes = (uint64_t)((double)unreserved(vm, 0, v->offer_bytes) * v->returned);
+    vm->balloon_bytes = gets;
     if (v->rule == BALLOON_RULE_SPARE || v->rule == BALLOON_RULE_WAITS || v->rule == BALLOON_RULE_MOVING)
-        vm->spare_bytes = (uint64_t)((double)unreserved(vm, 0, less(v->spare_bytes, moves)) * v->returned);
+        vm->spare_bytes = balloon_policy_yield(v, unreserved(vm, 0, less(v->spare_bytes, moves)));
     vm->working_set_bytes = in_use(rung, vm);
     vm->inflating_bytes = v->pending_bytes;
     vm->loose_bytes += moves - v->pending_bytes; /* may come as well */
-    vm->balloon_first = balloon_policy_is_first(v->returned, paged);
+    vm->balloon_first = balloon_policy_is_first(offer ? (double)gets / (double)offer : v->returned, paged);
 }
 
 struct budget_vm balloon_rung_describe(const struct balloon_rung *rung, const struct budget_terms *terms)
@@ -118,8 +121,10 @@ uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_v
                                 const struct budget_plan *plan, bool dry_run, uint64_t *ret_bytes)
 {
     const struct balloon_verdict *v = &rung->verdict;
-    uint64_t bytes = plan->balloon_bytes ? (uint64_t)((double)plan->balloon_bytes / v->returned) : 0;
+    uint64_t bytes = plan->balloon_bytes ? balloon_policy_asks(v, plan->balloon_bytes) : 0;
 
+    if (bytes && bytes < v->band_bytes)
+        bytes = v->band_bytes;
     if (bytes > v->offer_bytes)
         bytes = v->offer_bytes;
     bytes = unreserved(vm, plan->order.pages, bytes);
@@ -131,5 +136,8 @@ uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_v
 
 bool balloon_rung_is_urgent(const struct balloon_rung *rung)
 {
-    return balloon_rung_hidden(rung) > BALLOON_NEAR && balloon_policy_is_needed(&rung->memory, &rung->seen);
+    return balloon_rung_hidden(rung) > BALLOON_NEAR &&
+           (balloon_policy_is_needed(&rung->memory, &rung->seen) ||
+            balloon_policy_rereads(&rung->memory, &rung->seen) ||
+            balloon_policy_grows(&rung->memory, &rung->seen));
 }

@@ -123,6 +123,7 @@ struct core_counters {
     uint64_t merged_outs; /* cumulative: merged pages that went to swap files */
     /* merged pages that are not mapped: now; and, cumulative, that became so, and were touched then */
     uint64_t remote_pages, remote_outs, remote_faults;
+    uint64_t held_faults, held_ns; /* cumulative: made to wait because pages leave too slowly */
     uint64_t swap_reads, prefetched_pages, prefetch_used, prefetch_wasted; /* the same: see wire.h */
     uint64_t sampled_pages,
         sampled_faults;         /* aside as samples of the working set; cumulative: touched there */

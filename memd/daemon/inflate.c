@@ -3,6 +3,7 @@
 #include "memd/daemon/inflate.h"
 
 #include "memd/common/clock.h"
+#include "memd/common/less.h"
 #include "memd/daemon/embed.h"
 #include "memd/daemon/inflate_file.h"
 #include "memd/daemon/state.h"
@@ -17,6 +18,8 @@
 
 #define LOCKED_PART    8u /* so much of its RAM locked, and it is left alone */
 #define LOCKED_LOOK_NS (5 * CLOCK_S)
+#define CPU_LOOK_NS    (500 * CLOCK_MS)
+#define IDLE_PART      20u           /* of a CPU; less is idling */
 #define STALL_NEWS_NS  (3 * CLOCK_S) /* so old, what a guest said of its stalls says nothing any more */
 
 /* ---------------------------------------------------------------- what is known */
@@ -64,6 +67,27 @@ static bool is_locked(const struct core *core, struct inflate_one *one, uint64_t
     return one->locked;
 }
 
+/* Whether its guest runs: by what its process takes of the CPUs, memd's threads aside. */
+static void watch_cpu(const struct core *core, struct inflate_one *one, uint64_t now_ns)
+{
+    uint64_t since_ns = now_ns - one->cpu.ns, process_ns, engine_ns = one->vm ? one->vm->stats.cpu_ns : 0;
+
+    if (one->cpu.ns && since_ns < CPU_LOOK_NS)
+        return;
+    if (!pid_of(one) || proc_read_cpu(core->config.proc_root, pid_of(one), &process_ns)) {
+        one->activity = BALLOON_ACTIVITY_UNKNOWN;
+        one->cpu.ns = 0;
+        return;
+    }
+    uint64_t all = less(process_ns, one->cpu.process_ns), engine = less(engine_ns, one->cpu.engine_ns);
+    one->activity = !one->cpu.ns                               ? BALLOON_ACTIVITY_UNKNOWN
+                    : less(all, engine) < since_ns / IDLE_PART ? BALLOON_IDLE
+                                                               : BALLOON_BUSY;
+    one->cpu.ns = now_ns;
+    one->cpu.process_ns = process_ns;
+    one->cpu.engine_ns = engine_ns;
+}
+
 static enum balloon_excluded excluded(const struct core *core, struct inflate_one *one, uint64_t now_ns)
 {
     const struct balloons_view *view = &one->view;
@@ -94,6 +118,7 @@ static void hear(struct core *core, const struct inflate_one *one, struct balloo
         seen->available_bytes = peer->value[AGENT_MEM_AVAILABLE];
         seen->oom_kills = peer->value[AGENT_OOM_KILLS];
         seen->alloc_stalls = peer->value[AGENT_ALLOC_STALLS];
+        seen->reread_bytes = peer->value[AGENT_REFAULT_ANON] + peer->value[AGENT_REFAULT_FILE];
         if (seen->now_ns - peer->reported_ns < STALL_NEWS_NS)
             seen->stall_percent = peer->stall_some_percent;
         return;
@@ -119,7 +144,8 @@ static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
                                 .target_bytes = facts->target_bytes,
                                 .min_bytes = one->view.floor_bytes,
                                 .max_bytes = one->view.max_bytes,
-                                .resident_bytes = one->resident_bytes};
+                                .resident_bytes = one->resident_bytes,
+                                .activity = one->activity};
 
     hear(core, one, &seen);
     balloon_rung_see(&one->rung, &seen, facts->can & BALLOON_CAN_DEFLATE_ON_OOM);
@@ -133,6 +159,8 @@ static void measure(struct core *core, struct inflate_one *one, uint64_t now_ns)
     one->order_serial = one->view.order_serial;
     one->vm = engine_of(core, one->view.vm);
     one->resident_bytes = one->on ? resident_of(core, one) : 0;
+    if (one->on)
+        watch_cpu(core, one, now_ns);
     see(core, one, now_ns);
 }
 

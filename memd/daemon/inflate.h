@@ -39,6 +39,10 @@ struct inflate_one {
     uint64_t order_serial;   /* of view, when its answers were last looked at */
     uint64_t locked_look_ns; /* when it was last looked whether its memory is locked */
     bool locked;
+    struct {
+        uint64_t ns, process_ns, engine_ns;
+    } cpu; /* what its process, and memd's threads in it, had taken when that was last looked at */
+    enum balloon_activity activity;
     struct balloon_rung rung;
     struct why_ring why;
     struct policy_vm policy; /* empty: no orders for its pages */

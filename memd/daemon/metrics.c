@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define METRICS_NAME_BYTES 64
 #define COUNTER(field, kind, help)                                \
     {                                                             \
 #field, help, offsetof(struct core_counters, field), kind \
@@ -68,6 +69,9 @@ const struct metrics_counter metrics_counters[] = {
     COUNTER(remote_pages, METRICS_GAUGE, "Merged pages whose frame is kept and not mapped."),
     COUNTER(remote_outs, METRICS_COUNTER, "Merged pages that gave up their mapping."),
     COUNTER(remote_faults, METRICS_COUNTER, "Accesses that found their page in a frame that is not mapped."),
+    COUNTER(held_faults, METRICS_COUNTER,
+            "Accesses made to wait longer, because the VM brings pages home faster than they leave."),
+    COUNTER(held_ns, METRICS_COUNTER_NS, "For how long, all together."),
     COUNTER(swap_reads, METRICS_COUNTER, "Reads of swap files, of one page or several."),
     COUNTER(prefetched_pages, METRICS_COUNTER, "Pages read from swap files with others that left with them."),
     COUNTER(prefetch_used, METRICS_COUNTER, "Pages read with others that were then touched."),
@@ -154,14 +158,27 @@ void metrics_put_seconds(FILE *out, uint64_t ns)
     fprintf(out, "%" PRIu64 ".%09" PRIu64, ns / 1000000000, ns % 1000000000);
 }
 
+/* Times are in ns here, and in seconds there. */
+static const char *name_of(const struct metrics_counter *counter, char bytes[METRICS_NAME_BYTES])
+{
+    size_t n = strlen(counter->name);
+
+    if (counter->kind != METRICS_COUNTER_NS)
+        return counter->name;
+    assert(ends_with(counter->name, "_ns") && n + sizeof "seconds" <= METRICS_NAME_BYTES);
+    snprintf(bytes, METRICS_NAME_BYTES, "%.*sseconds", (int)(n - 2), counter->name);
+    return bytes;
+}
+
 static void put_sample(FILE *out, const char *prefix, const struct metrics_counter *counter,
                        const struct core_counters *values, const struct metrics_labels *labels)
 {
     bool ns = counter->kind == METRICS_COUNTER_NS;
+    char name[METRICS_NAME_BYTES];
     uint64_t value;
 
     memcpy(&value, (const char *)values + counter->offset, sizeof value);
-    fprintf(out, "%s%s%s", prefix, ns ? "cpu_seconds" : counter->name,
+    fprintf(out, "%s%s%s", prefix, name_of(counter, name),
             ns || counter->kind == METRICS_COUNTER ? "_total" : "");
     metrics_put_labels(out, labels);
     fputc(' ', out);
@@ -198,8 +215,8 @@ static void put_counters(FILE *out, const struct core_snapshot *snapshot, bool p
     for (size_t i = 0; i < metrics_ncounters; i++) {
         const struct metrics_counter *counter = &metrics_counters[i];
         bool grows = counter->kind == METRICS_COUNTER || counter->kind == METRICS_COUNTER_NS;
-        metrics_put_head(out, prefix, counter->kind == METRICS_COUNTER_NS ? "cpu_seconds" : counter->name,
-                         grows ? "counter" : "gauge", counter->help);
+        char name[METRICS_NAME_BYTES];
+        metrics_put_head(out, prefix, name_of(counter, name), grows ? "counter" : "gauge", counter->help);
         for (size_t vm = 0; per_vm && vm < snapshot->nvms; vm++)
             put_sample(out, prefix, counter, &snapshot->vms[vm].c,
                        &(struct metrics_labels){.vm = &snapshot->vms[vm]});

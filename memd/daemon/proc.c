@@ -28,7 +28,13 @@ static ssize_t read_file(const char *path, char *buf, size_t bytes)
     return n;
 }
 
-int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start)
+/* Of /proc/PID/stat: what is asked of it here. */
+struct stat_line {
+    char state;
+    uint64_t user_ticks, system_ticks, start;
+};
+
+static int read_stat(const char *proc_root, pid_t pid, struct stat_line *ret)
 {
     char path[PATH_BYTES], buf[1024];
     snprintf(path, sizeof path, "%s/%d/stat", proc_root, (int)pid);
@@ -37,18 +43,33 @@ int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start)
         return n == -ENOENT ? -ESRCH : (int)n;
 
     /* the command's name is in parentheses and may hold anything; field 3, the state, follows the last one */
-    char state;
-    uint64_t start;
     const char *rest = strrchr(buf, ')');
-    if (!rest ||
-        sscanf(rest + 1,
-               " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &state,
-               &start) != 2)
+    if (!rest || sscanf(rest + 1,
+                        " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64
+                        " %*d %*d %*d %*d %*d %*d %" SCNu64,
+                        &ret->state, &ret->user_ticks, &ret->system_ticks, &ret->start) != 4)
         return -EPROTO;
-    if (state == 'Z' || state == 'X')
-        return -ESRCH;
-    *ret_start = start;
-    return 0;
+    return ret->state == 'Z' || ret->state == 'X' ? -ESRCH : 0;
+}
+
+int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start)
+{
+    struct stat_line line;
+    int err = read_stat(proc_root, pid, &line);
+
+    if (!err)
+        *ret_start = line.start;
+    return err;
+}
+
+int proc_read_cpu(const char *proc_root, pid_t pid, uint64_t *ret_ns)
+{
+    struct stat_line line;
+    int err = read_stat(proc_root, pid, &line);
+
+    if (!err)
+        *ret_ns = (line.user_ticks + line.system_ticks) * (1000000000ull / (uint64_t)sysconf(_SC_CLK_TCK));
+    return err;
 }
 
 int proc_open_pidfd(const char *proc_root, pid_t pid, uint64_t start)

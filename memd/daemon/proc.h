@@ -12,6 +12,9 @@
  * -ESRCH (no such process, or a zombie), -EPROTO (unreadable). */
 int proc_start_time(const char *proc_root, pid_t pid, uint64_t *ret_start);
 
+/* User and system time of a process and all its threads, in steps of a clock tick. Errors as above. */
+int proc_read_cpu(const char *proc_root, pid_t pid, uint64_t *ret_ns);
+
 /* A pidfd of the process that is (pid, start), or -errno; -ESRCH if it is gone. */
 int proc_open_pidfd(const char *proc_root, pid_t pid, uint64_t start);
 /* Whether the process of a pidfd has ended. */

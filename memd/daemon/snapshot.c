@@ -131,6 +131,8 @@ static void count_vm(struct vm *vm, struct core_counters *c)
         .remote_pages = s->remote_pages,
         .remote_outs = s->remote_outs,
         .remote_faults = s->remote_faults,
+        .held_faults = s->held_faults,
+        .held_ns = s->held_ns,
         .swap_reads = s->swap_reads,
         .prefetched_pages = s->prefetched_pages,
         .prefetch_used = s->prefetch_used,

@@ -82,6 +82,8 @@ static void keep_counters(struct core_counters *sum, const struct vm *vm)
     sum->merged_outs += vm->stats.merged_outs;
     sum->remote_outs += vm->stats.remote_outs;
     sum->remote_faults += vm->stats.remote_faults;
+    sum->held_faults += vm->stats.held_faults;
+    sum->held_ns += vm->stats.held_ns;
     sum->swap_reads += vm->stats.swap_reads;
     sum->prefetched_pages += vm->stats.prefetched_pages;
     sum->prefetch_used += vm->stats.prefetch_used;
@@ -268,6 +270,8 @@ void vm_read_stats(struct vm *vm)
     out->remote_pages = read_stat(&in->remote_pages, pages);
     out->remote_outs = read_stat(&in->remote_outs, ever);
     out->remote_faults = read_stat(&in->remote_faults, ever);
+    out->held_faults = read_stat(&in->held_faults, ever);
+    out->held_ns = read_stat(&in->held_ns, 1ull << 62);
     out->swap_reads = read_stat(&in->swap_reads, ever);
     out->prefetched_pages = read_stat(&in->prefetched_pages, ever);
     out->prefetch_used = read_stat(&in->prefetch_used, ever);

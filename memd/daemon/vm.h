@@ -52,6 +52,7 @@ struct vm_stats {
         working_set_error_pages, idle_ages, idle_pages[WIRE_AGES], round_written_pages, sampled_pages,
         sampled_faults, merged_outs, swap_reads, prefetched_pages, prefetch_used, prefetch_wasted;
     uint64_t remote_pages, remote_outs, remote_faults;
+    uint64_t held_faults, held_ns;
     uint64_t latency[WIRE_TIERS][WIRE_LATENCY_BUCKETS], latency_ns[WIRE_TIERS];
 };
 

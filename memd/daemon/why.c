@@ -279,6 +279,12 @@ static void put_given_back(struct text *text, const struct why_entry *e)
     if (v->rule == BALLOON_RULE_NEED)
         put(text, "given back: the guest needs memory, it has %.1f MiB available and %.1f are its reserve",
             mib(v->available_bytes), mib(v->reserve_bytes));
+    else if (v->rule == BALLOON_RULE_REREADS)
+        put(text, "given back: the guest reads again what it had to drop");
+    else if (v->rule == BALLOON_RULE_GROWS)
+        put(text,
+            "given back: the guest begins to use more, it has %.1f MiB available, and memory is not short",
+            mib(v->available_bytes));
     else if (v->rule == BALLOON_RULE_STALE)
         put(text, "given back: nobody has heard for long how the guest does");
     else

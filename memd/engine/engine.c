@@ -378,6 +378,8 @@ int memd_stats(struct memd *memd, struct memd_stats *ret_stats)
     st.remote_pages = out.remote;
     st.remote_outs = atomic_load(&memd->stats.remote_outs);
     st.remote_faults = atomic_load(&memd->stats.remote_faults);
+    st.held_faults = atomic_load(&memd->stats.held_faults);
+    st.held_ns = atomic_load(&memd->stats.held_ns);
     st.swap_bytes = out.swap.file_bytes;
     st.swap_written_bytes = out.swap.written_bytes;
     st.swap_errors = out.swap.errors;

@@ -215,6 +215,7 @@ struct heal_queue {
 struct stats {
     _Atomic uint64_t page_outs, page_ins, parked_faults, packed_faults, swapped_faults;
     _Atomic uint64_t remote_outs, remote_faults;
+    _Atomic uint64_t held_faults, held_ns;
     _Atomic uint64_t full_scans, merges, zero_drops, cow_breaks, heals, faults, rejected, huge_broken,
         hashed_pages, written_pages, would_save_pages, round_written_pages;
     _Atomic uint64_t merged_outs;

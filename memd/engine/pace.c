@@ -70,5 +70,8 @@ void pace_wait(struct memd *m, unsigned npages)
     if (!us)
         return;
     const struct timespec ts = {.tv_nsec = (long)(us < PACE_TURN_US ? us : PACE_TURN_US) * 1000};
+    uint64_t from_ns = now_ns();
     nanosleep(&ts, NULL);
+    atomic_fetch_add_explicit(&m->stats.held_faults, npages, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->stats.held_ns, (now_ns() - from_ns) * npages, memory_order_relaxed);
 }

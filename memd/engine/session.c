@@ -654,6 +654,8 @@ void session_stats(struct memd *m)
     COPY(merged_outs);
     COPY(remote_outs);
     COPY(remote_faults);
+    COPY(held_faults);
+    COPY(held_ns);
     stats_samples(m, st, n.broken);
     struct pager_counts out = pager_count(m);
     PUT(sampled_pages, out.sampled);

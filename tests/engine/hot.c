@@ -159,9 +159,14 @@ static void comes_down(void **state)
     struct script_options options = {.swap = swap_path};
     crowd_in(&all, hog); /* before: an engine rests while a child shares its memory */
     struct rig rig = rig_open(&options, NPAGES, unique);
+    EQUALS(kit_stats(rig.memd).held_faults, 0);
     for (unsigned i = 0; i < TOUCHERS; i++)
         CHECK(!pthread_create(&thread[i], NULL, touch_all, &rig), "pthread_create");
     press(&rig);
+    struct memd_stats st = kit_stats(rig.memd);
+    printf("%llu accesses were held back, for %.1f s\n", (unsigned long long)st.held_faults,
+           (double)st.held_ns / 1e9);
+    CHECK(st.held_faults && st.held_ns, "nobody was held back");
     atomic_store(&no_more, true);
     for (unsigned i = 0; i < TOUCHERS; i++)
         pthread_join(thread[i], NULL);

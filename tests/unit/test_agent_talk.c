@@ -161,6 +161,26 @@ static void news_are_told_and_the_rest_is_a_heartbeat(void **state)
     assert_int_equal(agent_says().h.type, AGENT_REPORT);
 }
 
+static void what_is_read_again_is_news(void **state)
+{
+    (void)state;
+    host_greets(SESSION);
+    agent_says();
+    sample_set(&talk.sample, AGENT_REFAULT_FILE, 100 * MIB);
+    sample_set(&talk.sample, AGENT_REFAULT_ANON, 100 * MIB);
+    agent_looks(500 * MIB, 0);
+    assert_int_equal(agent_says().h.type, AGENT_REPORT);
+    now_ms += 100;
+    sample_set(&talk.sample, AGENT_REFAULT_FILE, 100 * MIB + MIB / 2);
+    agent_looks(500 * MIB, 0);
+    assert_int_equal(agent_says().h.type, 0);
+    sample_set(&talk.sample, AGENT_REFAULT_ANON, 100 * MIB + MIB / 2);
+    agent_looks(500 * MIB, 0);
+    union agent_frame report = agent_says();
+    assert_int_equal(report.h.type, AGENT_REPORT);
+    assert_int_equal(report.report.value[AGENT_REFAULT_FILE], 100 * MIB + MIB / 2);
+}
+
 /* A host that does not read gets the latest state when it does. */
 static void what_is_not_read_does_not_pile_up(void **state)
 {
@@ -403,20 +423,22 @@ static void it_looks_sooner_where_memory_is_tight(void **state)
         const char *what;
         unsigned before, total, available;
         bool due;
-        unsigned ms;
+        unsigned ms, reread_kib;
     } cases[] = {
-        {"at rest", 1000, 1000, 600, false, TALK_INTERVAL_MS},
-        {"half of it available", 4000, 4000, 1999, false, TALK_WARY_MS},
-        {"a quarter", 4000, 4000, 999, false, TALK_TIGHT_MS},
-        {"half of little", 1000, 1000, 499, false, 124},
-        {"a quarter of little", 1000, 1000, 249, false, 62},
-        {"what a balloon has left of little", 384, 208, 133, false, 33},
-        {"next to nothing", 384, 208, 20, false, TALK_SOON_MS},
-        {"nothing", 384, 208, 0, false, TALK_SOON_MS},
-        {"news", 1000, 1000, 600, true, TALK_TIGHT_MS},
-        {"most of what its balloon leaves it", 4000, 2400, 1999, false, TALK_WARY_MS},
-        {"half of all, though in a balloon", 1000, 600, 500, false, TALK_INTERVAL_MS},
-        {"it has been given more", 2000, 4000, 1999, false, TALK_WARY_MS},
+        {"at rest", 1000, 1000, 600, false, TALK_INTERVAL_MS, 0},
+        {"reads hardly anything again", 1000, 1000, 600, false, TALK_INTERVAL_MS, 1023},
+        {"reads again what was reclaimed", 1000, 1000, 600, false, TALK_TIGHT_MS, 1024},
+        {"half of it available", 4000, 4000, 1999, false, TALK_WARY_MS, 0},
+        {"a quarter", 4000, 4000, 999, false, TALK_TIGHT_MS, 0},
+        {"half of little", 1000, 1000, 499, false, 124, 0},
+        {"a quarter of little", 1000, 1000, 249, false, 62, 0},
+        {"what a balloon has left of little", 384, 208, 133, false, 33, 0},
+        {"next to nothing", 384, 208, 20, false, TALK_SOON_MS, 0},
+        {"nothing", 384, 208, 0, false, TALK_SOON_MS, 0},
+        {"news", 1000, 1000, 600, true, TALK_TIGHT_MS, 0},
+        {"most of what its balloon leaves it", 4000, 2400, 1999, false, TALK_WARY_MS, 0},
+        {"half of all, though in a balloon", 1000, 600, 500, false, TALK_INTERVAL_MS, 0},
+        {"it has been given more", 2000, 4000, 1999, false, TALK_WARY_MS, 0},
     };
     (void)state;
 
@@ -427,9 +449,11 @@ static void it_looks_sooner_where_memory_is_tight(void **state)
         talk_look_in_ms(&talk);
         talk.sample.value[AGENT_MEM_TOTAL] = cases[i].total * MIB;
         talk.sample.value[AGENT_MEM_AVAILABLE] = cases[i].available * MIB;
+        talk.sample.value[AGENT_REFAULT_FILE] = cases[i].reread_kib * 1024ull;
         talk.report_due = cases[i].due;
-        if (talk_look_in_ms(&talk) != cases[i].ms)
-            fail_msg("%s: in %u ms", cases[i].what, talk_look_in_ms(&talk));
+        unsigned ms = talk_look_in_ms(&talk);
+        if (ms != cases[i].ms)
+            fail_msg("%s: in %u ms", cases[i].what, ms);
     }
 }
 
@@ -440,6 +464,7 @@ int main(void)
         cmocka_unit_test_setup(a_greeting_is_answered, fresh),
         cmocka_unit_test_setup(without_a_common_version_only_the_greeting_is_answered, fresh),
         cmocka_unit_test_setup(news_are_told_and_the_rest_is_a_heartbeat, fresh),
+        cmocka_unit_test_setup(what_is_read_again_is_news, fresh),
         cmocka_unit_test_setup(what_is_not_read_does_not_pile_up, fresh),
         cmocka_unit_test_setup(another_host_begins_anew, fresh),
         cmocka_unit_test_setup(a_flood_is_read_slowly, fresh),

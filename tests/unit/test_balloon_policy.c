@@ -270,9 +270,11 @@ static void test_silence(void **state)
         seen.available_bytes = 430 * MIB;
         seen.now_ns += S;
         assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
-        seen.now_ns += BALLOON_REST_NS - 1;
+        seen.now_ns += BALLOON_REST_HARD_NS - 1;
         assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_WAITS);
         seen.now_ns += 1;
+        balloon_policy_look(&memory, &seen, BUDGET_SOFT, &v); /* in soft there is more time */
+        assert_int_equal(v.rule, BALLOON_RULE_WAITS);
         assert_int_equal(look(&memory, &seen, &v), speaks_up ? BALLOON_RULE_SPARE : BALLOON_RULE_WAITS);
         seen.now_ns = seen.heard_ns = seen.now_ns + S;
         assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
@@ -309,6 +311,229 @@ static void test_alone(void **state)
         seen.target_bytes = seen.actual_bytes = 1024 * MIB;
         assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_EXCLUDED);
     }
+}
+
+/* What a guest reads again, in KiB since its last report, MS ago. */
+static void test_rereads(void **state)
+{
+    static const struct {
+        const char *what;
+        uint64_t ram, actual, target, kib, ms;
+        enum balloon_excluded excluded;
+        enum budget_state state;
+        enum balloon_rule rule;
+        uint64_t set; /* MiB */
+    } cases[] = {
+        {"as much as in two seconds", 1024, 512, 512, 5120, 100, 0, BUDGET_HARD, BALLOON_RULE_REREADS, 612},
+        {"a little: as much as a step", 1024, 512, 512, 600, 100, 0, BUDGET_SOFT, BALLOON_RULE_REREADS, 576},
+        {"next to nothing", 1024, 512, 512, 500, 100, 0, BUDGET_SOFT, BALLOON_RULE_SPARE, 0},
+        {"slowly", 1024, 512, 512, 2000, 1000, 0, BUDGET_SOFT, BALLOON_RULE_SPARE, 0},
+        {"not so slowly", 1024, 512, 512, 2100, 1000, 0, BUDGET_SOFT, BALLOON_RULE_REREADS, 576},
+        {"a large guest, slowly", 65536, 32768, 32768, 8000, 1000, 0, BUDGET_SOFT, BALLOON_RULE_SPARE, 0},
+        {"a large guest", 65536, 32768, 32768, 8200, 1000, 0, BUDGET_SOFT, BALLOON_RULE_REREADS, 36864},
+        {"two reports at once", 1024, 512, 512, 20480, 10, 0, BUDGET_SOFT, BALLOON_RULE_SPARE, 0},
+        {"no new report", 1024, 512, 512, 20480, 0, 0, BUDGET_SOFT, BALLOON_RULE_SPARE, 0},
+        {"more than there is of it", 1024, 1000, 1000, 20480, 100, 0, BUDGET_SOFT, BALLOON_RULE_REREADS,
+         1024},
+        {"on its way down", 1024, 600, 512, 5120, 100, 0, BUDGET_HARD, BALLOON_RULE_REREADS, 612},
+        {"on its way up", 1024, 512, 600, 5120, 100, 0, BUDGET_HARD, BALLOON_RULE_REREADS, 700},
+        {"has all", 1024, 1024, 1024, 20480, 100, 0, BUDGET_HARD, BALLOON_RULE_SPARE, 0},
+        {"has been given all", 1024, 512, 1024, 20480, 100, 0, BUDGET_HARD, BALLOON_RULE_SPARE, 0},
+        {"in low there is nothing to give", 1024, 512, 512, 20480, 100, 0, BUDGET_LOW, BALLOON_RULE_REREADS,
+         0},
+        {"nobody is heard in time", 1024, 512, 512, 5120, 100, BALLOON_RISKY, BUDGET_HARD,
+         BALLOON_RULE_REREADS, 612},
+        {"migrates", 1024, 512, 512, 20480, 100, BALLOON_MIGRATING, BUDGET_HARD, BALLOON_RULE_EXCLUDED, 0},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.ram_bytes = cases[i].ram * MIB;
+        seen.actual_bytes = cases[i].actual * MIB;
+        seen.target_bytes = cases[i].target * MIB;
+        seen.available_bytes = seen.actual_bytes / 2;
+        seen.reread_bytes = 5000 * MIB; /* since it has booted: that says nothing */
+        seen.excluded = cases[i].excluded;
+        look(&memory, &seen, &v);
+        assert_true(v.rule != BALLOON_RULE_REREADS);
+        seen.now_ns = seen.heard_ns = seen.now_ns + cases[i].ms * S / 1000;
+        seen.reread_bytes += cases[i].kib << 10;
+        bool rereads = balloon_policy_rereads(&memory, &seen);
+        balloon_policy_look(&memory, &seen, cases[i].state, &v);
+        if (v.rule != cases[i].rule || v.set_bytes != cases[i].set * MIB)
+            fail_msg("%s: %s, set to %llu MiB", cases[i].what, balloon_rule_name(v.rule),
+                     (unsigned long long)(v.set_bytes / MIB));
+        assert_true(rereads || v.rule != BALLOON_RULE_REREADS);
+        if (v.rule == BALLOON_RULE_REREADS) { /* once for a report; and then it spares nothing */
+            seen.target_bytes = seen.actual_bytes = v.set_bytes ? v.set_bytes : seen.actual_bytes;
+            enum balloon_rule then = look(&memory, &seen, &v);
+            assert_int_equal(then, seen.excluded ? BALLOON_RULE_EXCLUDED : BALLOON_RULE_BACKOFF);
+        }
+    }
+}
+
+/* One report after the other, so much of MiB read again in a fifth of a second. */
+static enum balloon_rule report(struct balloon_memory *memory, struct balloon_seen *seen, uint64_t mib,
+                                struct balloon_verdict *ret_verdict)
+{
+    seen->now_ns = seen->heard_ns = seen->now_ns + S / 5;
+    seen->reread_bytes += mib * MIB;
+    return look(memory, seen, ret_verdict);
+}
+
+/* Twice as much each time. */
+static void test_rereads_go_on(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    seen.actual_bytes = seen.target_bytes = 256 * MIB;
+    look(&memory, &seen, &v);
+    for (uint64_t want = 32; want <= 128; want *= 2) {
+        assert_int_equal(report(&memory, &seen, 2, &v), BALLOON_RULE_REREADS);
+        assert_int_equal(v.set_bytes, seen.target_bytes + want * MIB);
+        seen.actual_bytes = seen.target_bytes = v.set_bytes;
+    }
+    seen.now_ns = seen.heard_ns = seen.now_ns + 2 * S;
+    look(&memory, &seen, &v);
+    assert_int_equal(report(&memory, &seen, 8, &v), BALLOON_RULE_REREADS);
+    assert_int_equal(v.set_bytes, seen.target_bytes + 80 * MIB);
+}
+
+/* Left alone for longer each time that a step was why; no longer, once it hardly runs. */
+static void test_rereads_back_off(void **state)
+{
+    static const enum balloon_activity activity[] = {BALLOON_BUSY, BALLOON_ACTIVITY_UNKNOWN};
+    (void)state;
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        uint64_t hold = BALLOON_BACKOFF_NS;
+        seen.activity = activity[i];
+        look(&memory, &seen, &v);
+        for (unsigned turn = 0; turn < 6; turn++) {
+            seen.actual_bytes = seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+            assert_int_equal(report(&memory, &seen, 20, &v), BALLOON_RULE_REREADS);
+            seen.actual_bytes = seen.target_bytes = v.set_bytes;
+            assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_BACKOFF);
+            assert_int_equal(v.hold_ns, hold);
+            seen.now_ns = seen.heard_ns = seen.now_ns + hold;
+            look(&memory, &seen, &v);
+            hold = i == 0 && 2 * hold <= BALLOON_BACKOFF_MAX ? 2 * hold : i == 0 ? BALLOON_BACKOFF_MAX : hold;
+        }
+        assert_int_equal(memory.backoff_ns, 0); /* its reserve stays what it is */
+        seen.actual_bytes = seen.target_bytes = 800 * MIB;
+        assert_int_equal(report(&memory, &seen, 20, &v), BALLOON_RULE_REREADS);
+        seen.actual_bytes = seen.target_bytes = v.set_bytes;
+        assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_BACKOFF);
+        seen.activity = BALLOON_IDLE;
+        assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_SPARE);
+        seen.activity = activity[i];
+        seen.actual_bytes = seen.target_bytes = 800 * MIB;
+        assert_int_equal(report(&memory, &seen, 20, &v), BALLOON_RULE_REREADS);
+        seen.actual_bytes = seen.target_bytes = v.set_bytes;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_BACKOFF);
+        assert_int_equal(v.hold_ns, BALLOON_BACKOFF_NS); /* forgotten */
+        memory.some_backoff_ns = BALLOON_BACKOFF_MAX;
+        seen.now_ns = seen.heard_ns = seen.now_ns + BALLOON_BACKOFF_NS + BALLOON_FORGIVE_NS + S;
+        look(&memory, &seen, &v);
+        assert_int_equal(memory.some_backoff_ns, 0); /* and so it is after a while */
+    }
+}
+
+/* It begins to use more, and there is memory for that. */
+static void test_grows(void **state)
+{
+    static const struct {
+        const char *what;
+        uint64_t before, now; /* MiB available, in a tenth of a second; its reserve is 64 */
+        enum budget_state state;
+        bool gets;
+    } cases[] = {
+        {"quickly, and little is left", 180, 150, BUDGET_HIGH, true},
+        {"as quickly, and memory is short", 180, 150, BUDGET_SOFT, false},
+        {"quickly, and enough is left", 250, 220, BUDGET_HIGH, false},
+        {"slowly, and little is left", 123, 120, BUDGET_HIGH, false},
+        {"little is left, and it rests", 120, 120, BUDGET_HIGH, false},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {0};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.actual_bytes = seen.target_bytes = 512 * MIB;
+        seen.available_bytes = cases[i].before * MIB;
+        look(&memory, &seen, &v);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S;
+        look(&memory, &seen, &v);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+        seen.available_bytes = cases[i].now * MIB;
+        bool grows = balloon_policy_grows(&memory, &seen);
+        balloon_policy_look(&memory, &seen, cases[i].state, &v);
+        if ((v.rule == BALLOON_RULE_GROWS) != cases[i].gets || (cases[i].gets && !grows))
+            fail_msg("%s: %s", cases[i].what, balloon_rule_name(v.rule));
+        assert_int_equal(v.set_bytes, cases[i].gets ? 576 * MIB : 0);
+    }
+}
+
+/* What the host gets, of so much of 512 MiB. */
+static void test_yield(void **state)
+{
+    static const struct {
+        double returned;
+        uint64_t resident, asked, gets; /* MiB; resident 0: not known */
+    } cases[] = {
+        {0, 400, 100, 100},    {0.25, 400, 100, 25}, {0.25, 400, 200, 88}, {0.25, 512, 100, 100},
+        {0.25, 600, 100, 100}, {0.25, 0, 200, 50},   {1, 100, 100, 100},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct balloon_memory memory = {.returned = cases[i].returned};
+        struct balloon_seen seen = guest(100 * S);
+        struct balloon_verdict v;
+        seen.actual_bytes = seen.target_bytes = 512 * MIB;
+        seen.resident_bytes = cases[i].resident * MIB;
+        look(&memory, &seen, &v);
+        assert_int_equal(balloon_policy_yield(&v, cases[i].asked * MIB), cases[i].gets * MIB);
+        assert_int_equal(balloon_policy_asks(&v, cases[i].gets * MIB), cases[i].asked * MIB);
+        assert_int_equal(balloon_policy_yield(&v, 0), 0);
+        assert_true(balloon_policy_asks(&v, UINT64_MAX / 2) >= UINT64_MAX / 2);
+    }
+}
+
+/* What a guest reads again though it has all its memory does not keep it from being asked; twice as much
+ * does. */
+static void test_rereads_in_vain(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    look(&memory, &seen, &v);
+    for (unsigned i = 0; i < 15; i++) {
+        report(&memory, &seen, 10, &v);
+        assert_int_equal(v.set_bytes, 0);
+    }
+    assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+    seen.actual_bytes = seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+    for (unsigned i = 0; i < 15; i++)
+        assert_true(report(&memory, &seen, 18, &v) != BALLOON_RULE_REREADS);
+    assert_int_equal(report(&memory, &seen, 22, &v), BALLOON_RULE_REREADS);
+    /* and what is long ago counts less and less */
+    seen.actual_bytes = seen.target_bytes = 800 * MIB;
+    seen.now_ns = seen.heard_ns = seen.now_ns + BALLOON_FORGIVE_NS + S;
+    look(&memory, &seen, &v);
+    assert_int_equal(report(&memory, &seen, 12, &v), BALLOON_RULE_REREADS);
 }
 
 static void test_rungs(void **state)
@@ -364,6 +589,12 @@ int main(void)
                                        cmocka_unit_test(test_waits_of_the_balloon),
                                        cmocka_unit_test(test_silence),
                                        cmocka_unit_test(test_alone),
+                                       cmocka_unit_test(test_rereads),
+                                       cmocka_unit_test(test_rereads_go_on),
+                                       cmocka_unit_test(test_rereads_in_vain),
+                                       cmocka_unit_test(test_rereads_back_off),
+                                       cmocka_unit_test(test_grows),
+                                       cmocka_unit_test(test_yield),
                                        cmocka_unit_test(test_rungs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);

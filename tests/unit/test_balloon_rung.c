@@ -85,7 +85,7 @@ static void test_state(void **state)
     assert_int_equal(balloon_rung_state(BUDGET_SOFT, BUDGET_HIGH, &none, 200), BUDGET_SOFT);
     assert_int_equal(balloon_rung_state(BUDGET_SOFT, BUDGET_LOW, &none, 200), BUDGET_LOW);
     assert_int_equal(balloon_rung_state(BUDGET_SOFT, BUDGET_HIGH, &limit, 100), BUDGET_SOFT);
-    assert_int_equal(balloon_rung_state(BUDGET_SOFT, BUDGET_HIGH, &limit, 101), BUDGET_HARD);
+    assert_int_equal(balloon_rung_state(BUDGET_SOFT, BUDGET_HIGH, &limit, 101), BUDGET_LOW);
     assert_int_equal(balloon_rung_state(BUDGET_LOW, BUDGET_HIGH, &limit, 101), BUDGET_LOW);
 }
 
@@ -106,8 +106,12 @@ static void test_step(void **state)
     assert_false(rung.seen.has_room);
     assert_int_equal(balloon_rung_gives_back(&rung, false), 0);
     balloon_rung_offer(&rung, &answer, &vm);
-    assert_int_equal(vm.balloon_bytes, 128 * MIB);
+    assert_int_equal(vm.balloon_bytes, 200 * MIB);
     assert_true(vm.balloon_first);
+    plan.balloon_bytes = MIB; /* no step is as small as that */
+    assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, true, &bytes), 0);
+    assert_int_equal(bytes, 16 * MIB);
+    plan.balloon_bytes = 0;
 
     assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes), 0);
     plan.balloon_bytes = 100 * MIB;
@@ -127,6 +131,13 @@ static void test_step(void **state)
     balloon_rung_see(&rung, &seen, false);
     balloon_rung_judge(&rung, &host, 100 * MIB, BUDGET_HARD);
     balloon_rung_offer(&rung, &answer, &vm);
+    /* of 924 MiB it has never touched 34 at most */
+    assert_int_equal(vm.balloon_bytes, rung.verdict.offer_bytes - 34 * MIB);
+    assert_true(vm.balloon_first);
+    seen.resident_bytes = 500 * MIB;
+    balloon_rung_see(&rung, &seen, false);
+    balloon_rung_judge(&rung, &host, 100 * MIB, BUDGET_HARD);
+    balloon_rung_offer(&rung, &answer, &vm);
     assert_int_equal(vm.balloon_bytes, rung.verdict.offer_bytes / 10);
     assert_false(vm.balloon_first);
     answer = (struct policy_answer){.at_ns = NOW, .asked_pages = 100, .returned_pages = 10};
@@ -138,7 +149,7 @@ static void test_step(void **state)
 
     vm = balloon_rung_describe(&rung, &(struct budget_terms){.shares = 7});
     assert_int_equal(vm.working_set_bytes, (924 - 528) * MIB);
-    assert_int_equal(vm.resident_bytes, 890 * MIB);
+    assert_int_equal(vm.resident_bytes, 500 * MIB);
     assert_int_equal(vm.terms.shares, 7);
     assert_true(vm.balloon_first);
 }
@@ -166,7 +177,7 @@ static void test_reserved(void **state)
                                .terms.reservation_bytes = cases[i].reservation * MIB};
         uint64_t bytes;
         balloon_rung_see(&rung, &guest, false);
-        balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_SOFT);
         balloon_rung_offer(&rung, &answer, &vm);
         assert_in_range(vm.balloon_bytes + 1, cases[i].offers * MIB / 10, cases[i].offers * MIB / 10 + 1);
         plan.balloon_bytes = 128 * MIB / 10;
@@ -181,7 +192,7 @@ static void test_reserved(void **state)
     struct budget_vm vm = {.resident_bytes = guest.resident_bytes, .loose_bytes = 5 * MIB};
     seen.target_bytes = 924 * MIB;
     balloon_rung_see(&rung, &seen, false);
-    balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+    balloon_rung_judge(&rung, &host, 0, BUDGET_SOFT);
     assert_int_equal(rung.verdict.rule, BALLOON_RULE_MOVING);
     balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
     assert_int_equal(vm.inflating_bytes, 10 * MIB);

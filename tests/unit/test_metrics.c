@@ -245,6 +245,8 @@ static void every_counter_is_there(void **state)
     }
     snprintf(line, sizeof line, "memd_cpu_seconds_total 0.%09" PRIu64, snapshot.totals.cpu_ns);
     assert_has(line);
+    snprintf(line, sizeof line, "memd_held_seconds_total 0.%09" PRIu64, snapshot.totals.held_ns);
+    assert_has(line);
     snprintf(line, sizeof line,
              "memd_vm_ineligible_bytes{vm=\"web\",id=\"5\",domain=\"vm:web\",reason=\"hugetlb\"} %" PRIu64,
              vm.c.ineligible_bytes[MEMD_INELIGIBLE_HUGETLB]);

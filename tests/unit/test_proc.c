@@ -40,6 +40,23 @@ static void start_times(void **state)
     assert_int_equal(proc_start_time(tree_root, 15, &start), -ESRCH);
 }
 
+static void cpu_times(void **state)
+{
+    uint64_t ns = 0, more = 0, tick_ns = 1000000000ull / (uint64_t)sysconf(_SC_CLK_TCK);
+    (void)state;
+
+    tree_put("20/stat", "20 (vmm) S " REST);
+    assert_int_equal(proc_read_cpu(tree_root, 20, &ns), 0);
+    assert_int_equal(ns, 3 * tick_ns);
+    assert_int_equal(proc_read_cpu(tree_root, 21, &ns), -ESRCH);
+    tree_put("22/stat", "22 (zombie) Z " REST);
+    assert_int_equal(proc_read_cpu(tree_root, 22, &ns), -ESRCH);
+    assert_int_equal(proc_read_cpu("/proc", getpid(), &ns), 0);
+    do {
+        assert_int_equal(proc_read_cpu("/proc", getpid(), &more), 0);
+    } while (more < ns + 2 * tick_ns);
+}
+
 static void memory(void **state)
 {
     struct proc_memory m;
@@ -133,9 +150,13 @@ static void a_pidfd_names_one_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(start_times),      cmocka_unit_test(memory),
-        cmocka_unit_test(anonymous_memory), cmocka_unit_test(stalls),
-        cmocka_unit_test(map_count),        cmocka_unit_test(a_pidfd_names_one_process),
+        cmocka_unit_test(start_times),
+        cmocka_unit_test(cpu_times),
+        cmocka_unit_test(memory),
+        cmocka_unit_test(anonymous_memory),
+        cmocka_unit_test(stalls),
+        cmocka_unit_test(map_count),
+        cmocka_unit_test(a_pidfd_names_one_process),
     };
     return cmocka_run_group_tests(tests, tree_make, tree_remove);
 }
