@@ -177,6 +177,7 @@ struct store {
 struct round {
     bool running;
     bool asked;             /* start one now */
+    bool digested;          /* there has been one with little that had not been looked at before */
     uint32_t region, chunk; /* where it stands */
     uint64_t started_ns, last_started_ns, due_ns;
     uint64_t interval_ms, number;

@@ -29,6 +29,9 @@
  * So few stay parked for long, however idle the VM is, and what is left still says which share of memory is
  * not touched for so long (estimate.h).
  *
+ * The first samples are taken when the VM has been looked through, or after EARLY_NS: before, they would keep
+ * zero pages and duplicates from being dropped and merged.
+ *
  * What is not sampled: huge pages, whole ones and those of a chunk that is partly one (a sample would split
  * them); pinned pages; pages in store mappings, merged or written since, which cannot be parked. Pages that
  * are out are idle by definition. Samples that end otherwise than by a touch (discarded, pinned, forked, the
@@ -62,6 +65,7 @@
 #define KEEP_LATER  2u    /* and at each doubling after that */
 #define FIRST_SHARE 8u    /* of a period: the next try, while there has been nothing to sample, */
 #define FIRST_MS    4000u /* and no later than this */
+#define EARLY_NS    10000000000ull
 
 enum phase { SAMPLE_REST, SAMPLE_RETIRE, SAMPLE_PICK, SAMPLE_PARK };
 
@@ -92,8 +96,8 @@ struct drawn {
 struct sampler {
     struct cohort cohort[COHORTS];
     enum phase phase;
-    uint64_t due_ns, number; /* periods begun */
-    uint32_t pages, ms;      /* as the daemon wants it; 0 pages: off */
+    uint64_t made_ns, due_ns, number; /* number: periods begun */
+    uint32_t pages, ms;               /* as the daemon wants it; 0 pages: off */
     uint64_t random;
 
     /* where the phase stands */
@@ -564,9 +568,15 @@ static bool has_changed(const struct memd *m)
     return s->ms != m->budget.sample_ms || !s->pages != !m->budget.sample_pages;
 }
 
+/* Most of its memory is about to be looked at for the first time. */
+static bool is_early(struct memd *m)
+{
+    return !m->round.digested && scanning_on(m) && now_ns() - m->sampler->made_ns < EARLY_NS;
+}
+
 static bool is_held_up(struct memd *m)
 {
-    return atomic_load(&m->paused) || fork_pending(m);
+    return atomic_load(&m->paused) || fork_pending(m) || is_early(m);
 }
 
 static void retired(struct memd *m, uint64_t now)
@@ -620,7 +630,8 @@ bool sample_step(struct memd *m)
         m->sampler = calloc(1, sizeof *m->sampler);
         if (!m->sampler)
             return false; /* tried again in the next turn */
-        m->sampler->random = now_ns() ^ (uintptr_t)m->sampler;
+        m->sampler->made_ns = now_ns();
+        m->sampler->random = m->sampler->made_ns ^ (uintptr_t)m->sampler;
         m->sampler->due_ns = UINT64_MAX;
     }
     if (is_held_up(m))

@@ -412,8 +412,10 @@ static void round_finish(struct memd *m, uint64_t now)
     atomic_fetch_add_explicit(&m->stats.written_pages, o->written, memory_order_relaxed);
     atomic_store_explicit(&m->stats.round_written_pages, o->written, memory_order_relaxed);
     session_round_done(m);
-    if (!digesting)
+    if (!digesting) {
+        o->digested = true;
         session_trim(m);
+    }
 }
 
 /* ---- arming */
