@@ -124,9 +124,24 @@ int swapfile_unseal(const struct swapfile *f, const struct swap_where *w, const 
 
 /* ---- clusters */
 
+/* What the fault server reads into: it may not have to wait for memory when something is in the file. As much
+ * as RLIMIT_MEMLOCK allows: pager_ready() has said so if it does not. Most VMs never write to theirs. */
+static void lock_area(struct swapfile *f)
+{
+    if (f->is_locked)
+        return;
+    f->is_locked = true;
+    mlock(f->fetch_bytes, SWAP_FETCHES * FETCH_BYTES);
+    char *groups = f->fetch_bytes + SWAP_FETCHES * FETCH_BYTES;
+    if (!mlock(groups, GROUPS * CLUSTER_BYTES))
+        atomic_store_explicit(&f->group_bytes, groups, memory_order_release);
+}
+
 static uint32_t cluster_take(struct swapfile *f)
 {
     uint32_t c = f->free;
+
+    lock_area(f);
 
     if (c) {
         f->free = f->clusters[c].next;
@@ -331,31 +346,29 @@ struct swap_counts swapfile_count(const struct swapfile *file)
     n.prefetched = atomic_load_explicit(&file->prefetched, memory_order_relaxed);
     n.prefetch_used = atomic_load_explicit(&file->prefetch_used, memory_order_relaxed);
     n.prefetch_wasted = atomic_load_explicit(&file->prefetch_wasted, memory_order_relaxed);
-    n.memory_bytes =
-        file->area_bytes + file->nclusters * sizeof *file->clusters + file->records * sizeof(struct record);
+    n.memory_bytes = (file->is_locked ? file->area_bytes : BLOCK) + file->nclusters * sizeof *file->clusters +
+                     file->records * sizeof(struct record);
     return n;
 }
 
 /* ---- life */
 
-/* Memory of no size that matters, in one piece: none of it is forked or dumped; what the fault server reads
- * into and the key are locked, which also means that it is there. */
+/* Memory of no size that matters, in one piece: none of it is forked or dumped; the key is locked, which also
+ * means that it is there. */
 static int make_area(struct swapfile *f)
 {
-    uint64_t fetches = SWAP_FETCHES * FETCH_BYTES, locked = BLOCK + fetches, groups = GROUPS * CLUSTER_BYTES;
+    uint64_t read = SWAP_FETCHES * FETCH_BYTES + GROUPS * CLUSTER_BYTES;
 
-    f->area_bytes = locked + groups + FETCH_BYTES + BUFFERS * CLUSTER_BYTES;
+    f->area_bytes = BLOCK + read + FETCH_BYTES + BUFFERS * CLUSTER_BYTES;
     f->area = place_reserve(f->area_bytes);
     f->buffer = calloc(BUFFERS, sizeof *f->buffer);
     f->clusters = place_reserve((uint64_t)f->max_clusters * sizeof *f->clusters);
     if (!f->area || !f->buffer || !f->clusters)
         return -ENOMEM;
-    mlock(f->area, locked); /* as much as RLIMIT_MEMLOCK allows: pager_ready() has said so if it does not */
+    mlock(f->area, BLOCK);
     f->key = (uint8_t *)f->area;
     f->fetch_bytes = f->area + BLOCK;
-    if (!mlock(f->area + locked, groups)) /* else the fault server might have to wait for memory */
-        f->group_bytes = f->area + locked;
-    f->sync = f->area + locked + groups;
+    f->sync = f->fetch_bytes + read;
     for (unsigned i = 0; i < BUFFERS; i++)
         f->buffer[i].bytes = f->sync + FETCH_BYTES + (uint64_t)i * CLUSTER_BYTES;
     return 0;

@@ -83,6 +83,7 @@ struct swapfile {
     struct buffer *open;   /* being filled */
     char *area;
     uint64_t area_bytes;
+    bool is_locked; /* what the fault server reads into, since there is something to read */
     uint8_t *key;
     uint64_t hash_seed;
     char *sync; /* swapfile_read()'s */
@@ -92,7 +93,7 @@ struct swapfile {
     unsigned nfetches;                                  /* in use */
     char *fetch_bytes;                                  /* SWAP_FETCHES times FETCH_BYTES */
     struct swap_group group[GROUPS];
-    char *group_bytes; /* NULL: nothing is read ahead */
+    char *_Atomic group_bytes; /* NULL: nothing is read ahead */
     struct worth worth;
     _Atomic uint64_t reads, prefetched, prefetch_used, prefetch_wasted; /* struct swap_counts */
 };

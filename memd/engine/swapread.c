@@ -96,7 +96,8 @@ static bool bit_test(const uint64_t *bits, uint32_t i)
 
 static char *group_data(const struct swapfile *f, const struct swap_group *g)
 {
-    return f->group_bytes + (g - f->group) * (ptrdiff_t)CLUSTER_BYTES;
+    return atomic_load_explicit(&f->group_bytes, memory_order_relaxed) +
+           (g - f->group) * (ptrdiff_t)CLUSTER_BYTES;
 }
 
 static bool group_covers(const struct swap_group *g, const struct swap_where *w)
@@ -203,7 +204,8 @@ static struct swap_group *group_begin(struct swapfile *f, const struct swap_ask 
                             .generation = ask->where.generation,
                             .since_ns = ask->since_ns};
 
-    if (!f->group_bytes || many_reads(f) || !worth_it(&f->worth) || !group_choose(f, ask, &is))
+    if (!atomic_load_explicit(&f->group_bytes, memory_order_acquire) || many_reads(f) ||
+        !worth_it(&f->worth) || !group_choose(f, ask, &is))
         return NULL;
     struct swap_group *g = group_room(f);
     if (!g)
