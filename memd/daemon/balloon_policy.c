@@ -128,6 +128,12 @@ static bool is_at_rest(const struct balloon_memory *memory, const struct balloon
     return !memory->moved_ns || memory->said_ns >= memory->moved_ns + BALLOON_AHEAD_NS;
 }
 
+/* Its agent, and the statistics of its balloon, count from different beginnings. */
+static bool is_counted(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    return memory->said_ns && memory->spoke_up == seen->speaks_up;
+}
+
 /* What the guest will have available when memory that is given back now gets there: less, as fast as it has
  * become less since its last report. */
 static uint64_t available_soon(const struct balloon_memory *memory, const struct balloon_seen *seen)
@@ -144,7 +150,7 @@ static uint64_t available_soon(const struct balloon_memory *memory, const struct
 bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     uint64_t reserve = reserve_of(memory, seen);
-    bool counted = memory->said_ns, killed = counted && seen->oom_kills > memory->oom_kills,
+    bool counted = is_counted(memory, seen), killed = counted && seen->oom_kills > memory->oom_kills,
          stalled = counted && seen->alloc_stalls > memory->alloc_stalls;
 
     if (!balloon_policy_returns(seen->excluded) || !seen->heard_ns)
@@ -159,7 +165,7 @@ static double rereads_per_s(const struct balloon_memory *memory, const struct ba
 {
     uint64_t ns = less(seen->heard_ns, memory->said_ns);
 
-    if (!memory->said_ns || ns < BALLOON_GROWS_NS_MIN)
+    if (!is_counted(memory, seen) || ns < BALLOON_GROWS_NS_MIN)
         return 0;
     return (double)less(seen->reread_bytes, memory->reread_bytes) / ((double)ns * 1e-9);
 }
@@ -220,6 +226,7 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
     memory->said_ns = seen->heard_ns;
     memory->said_bytes = seen->available_bytes;
     memory->reread_bytes = seen->reread_bytes;
+    memory->spoke_up = seen->speaks_up;
     return needed;
 }
 

@@ -138,6 +138,7 @@ struct balloon_memory {
     uint64_t oom_kills, alloc_stalls;
     uint64_t said_ns, said_bytes;            /* its last report: when, and what was available */
     uint64_t reread_bytes;                   /* and what it had read again */
+    bool spoke_up;                           /* who said so: its agent, or the statistics of its balloon */
     uint64_t given_ns, given_bytes;          /* because of that: when, and how much */
     uint64_t some_backoff_ns, some_until_ns; /* and for how long it is left alone then */
     uint64_t full_ns;                        /* since when it has all; 0: it does not */

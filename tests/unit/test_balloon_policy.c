@@ -384,6 +384,27 @@ static enum balloon_rule report(struct balloon_memory *memory, struct balloon_se
     return look(memory, seen, ret_verdict);
 }
 
+/* Who speaks for it has changed: its counts begin elsewhere. */
+static void test_other_counts(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    seen.actual_bytes = seen.target_bytes = 512 * MIB;
+    seen.reread_bytes = 100 * MIB;
+    for (unsigned turn = 0; turn < 6; turn++) {
+        look(&memory, &seen, &v);
+        assert_int_equal(v.set_bytes, 0);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S;
+        seen.speaks_up = !seen.speaks_up;
+        seen.reread_bytes = seen.speaks_up ? 100 * MIB : 0;
+        seen.oom_kills = seen.alloc_stalls = seen.speaks_up ? 0 : 5;
+        assert_false(balloon_policy_rereads(&memory, &seen) || balloon_policy_is_needed(&memory, &seen));
+    }
+}
+
 /* Twice as much each time. */
 static void test_rereads_go_on(void **state)
 {
@@ -591,6 +612,7 @@ int main(void)
                                        cmocka_unit_test(test_alone),
                                        cmocka_unit_test(test_rereads),
                                        cmocka_unit_test(test_rereads_go_on),
+                                       cmocka_unit_test(test_other_counts),
                                        cmocka_unit_test(test_rereads_in_vain),
                                        cmocka_unit_test(test_rereads_back_off),
                                        cmocka_unit_test(test_grows),
