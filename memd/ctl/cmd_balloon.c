@@ -375,6 +375,9 @@ static enum ctl_result size_put(struct ctl *ctl, json_t *body)
     } else if (ctl_parse_size(text, &bytes) || !bytes || bytes > INT64_MAX) {
         ctl_error(ctl, "'%.40s' is neither a size such as 2G nor all; see memctl --help", text);
         return CTL_USAGE;
+    } else if (ctl_lacks_unit(bytes)) {
+        ctl_error(ctl, "'%.40s' is less than 1M: is a unit missing, as in 2G? See memctl --help", text);
+        return CTL_USAGE;
     }
     json_object_set_new(body, "target_bytes", json_integer((json_int_t)bytes));
     return CTL_DONE;
