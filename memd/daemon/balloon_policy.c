@@ -47,6 +47,12 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* Of what is computed from a guest's word, and may be more than there is. */
+static uint64_t whole(double bytes)
+{
+    return bytes < 0x1p63 ? (uint64_t)bytes : 1ull << 63;
+}
+
 static uint64_t between(uint64_t value, uint64_t min, uint64_t max)
 {
     return value < min ? min : value > max ? max : value;
@@ -110,12 +116,23 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->reached_ns = seen->now_ns;
         note_returned(memory, seen);
     }
-    if (seen->activity == BALLOON_IDLE || less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+    if (seen->activity == BALLOON_BUSY)
+        memory->reads_idle = false;
+    if ((seen->activity == BALLOON_IDLE && !memory->reads_idle) ||
+        less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS) {
         memory->some_backoff_ns = memory->some_until_ns = 0;
+        memory->reads_idle = false;
+    }
     if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
         memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;
         memory->needed_ns = seen->now_ns;
     }
+}
+
+/* Its last report is one that can be compared with: an agent counts from elsewhere than statistics do. */
+static bool is_counted(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    return memory->said_ns && memory->said_by_agent == seen->speaks_up;
 }
 
 /* Since before the guest's last report but one; only then what has changed meanwhile is its own doing: a
@@ -135,16 +152,16 @@ static uint64_t available_soon(const struct balloon_memory *memory, const struct
     uint64_t ns = less(seen->heard_ns, memory->said_ns),
              lost = less(memory->said_bytes, seen->available_bytes);
 
-    if (ns < BALLOON_GROWS_NS_MIN || !is_at_rest(memory, seen))
+    if (!is_counted(memory, seen) || ns < BALLOON_GROWS_NS_MIN || !is_at_rest(memory, seen))
         return seen->available_bytes;
-    return less(seen->available_bytes, (uint64_t)((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
+    return less(seen->available_bytes, whole((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
 }
 
 /* Whether the guest needs memory, by what it has said since the last look. */
 bool balloon_policy_is_needed(const struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     uint64_t reserve = reserve_of(memory, seen);
-    bool counted = memory->said_ns, killed = counted && seen->oom_kills > memory->oom_kills,
+    bool counted = is_counted(memory, seen), killed = counted && seen->oom_kills > memory->oom_kills,
          stalled = counted && seen->alloc_stalls > memory->alloc_stalls;
 
     if (!balloon_policy_returns(seen->excluded) || !seen->heard_ns)
@@ -159,7 +176,7 @@ static double rereads_per_s(const struct balloon_memory *memory, const struct ba
 {
     uint64_t ns = less(seen->heard_ns, memory->said_ns);
 
-    if (!memory->said_ns || ns < BALLOON_GROWS_NS_MIN)
+    if (!is_counted(memory, seen) || ns < BALLOON_GROWS_NS_MIN)
         return 0;
     return (double)less(seen->reread_bytes, memory->reread_bytes) / ((double)ns * 1e-9);
 }
@@ -175,7 +192,7 @@ static uint64_t rereads(const struct balloon_memory *memory, const struct balloo
     bool lacks =
         per_s >= (double)lack && per_s >= 2 * memory->vain_per_s && bytes >= BALLOON_REREAD_LEAST / 2;
 
-    return lacks ? (uint64_t)(per_s * (double)BALLOON_LACKS_NS * 1e-9) : 0;
+    return lacks ? whole(per_s * (double)BALLOON_LACKS_NS * 1e-9) : 0;
 }
 
 /* What it reads again with all its memory is too large for it: a file, from one end to the other, again and
@@ -218,6 +235,7 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
     memory->oom_kills = seen->oom_kills;
     memory->alloc_stalls = seen->alloc_stalls;
     memory->said_ns = seen->heard_ns;
+    memory->said_by_agent = seen->speaks_up;
     memory->said_bytes = seen->available_bytes;
     memory->reread_bytes = seen->reread_bytes;
     return needed;
@@ -239,11 +257,13 @@ static bool give_back(struct balloon_memory *memory, const struct balloon_seen *
 }
 
 /* As much as it is about to read again, or as a step takes, and twice as much as the last time if that was
- * just now: what is not touched costs nothing. In low there is nothing to give; but it is left alone. */
+ * just now: what is not touched costs nothing. A balloon that fills is stopped. In low there is nothing to
+ * give; but it is left alone. */
 static bool give_some(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes,
                       enum budget_state state, struct balloon_verdict *v)
 {
     uint64_t all = max_of(seen), aims = seen->target_bytes ? seen->target_bytes : seen->actual_bytes;
+    uint64_t has = least(all, seen->actual_bytes);
     bool goes_on = memory->given_ns && seen->now_ns - memory->given_ns < BALLOON_GIVEN_NS;
 
     if (aims + BALLOON_NEAR >= all)
@@ -252,12 +272,16 @@ static bool give_some(struct balloon_memory *memory, const struct balloon_seen *
         bytes = 2 * memory->given_bytes;
     if (bytes < seen->actual_bytes / STEP_PART)
         bytes = seen->actual_bytes / STEP_PART;
-    if (state < BUDGET_LOW) {
-        memory->given_ns = seen->now_ns;
-        memory->given_bytes = bytes;
-        v->set_bytes = least(all, aims + bytes);
-        memory->is_step = false;
+    if (state == BUDGET_LOW) {
+        v->pending_bytes = balloon_policy_yield(v, less(seen->actual_bytes, aims));
+        return true;
     }
+    memory->given_ns = seen->now_ns;
+    memory->given_bytes = least(all, bytes);
+    v->set_bytes = aims + least(all - aims, bytes);
+    if (v->set_bytes < has)
+        v->set_bytes = has;
+    memory->is_step = false;
     return true;
 }
 
@@ -278,7 +302,7 @@ static void believe(struct balloon_memory *memory, const struct balloon_seen *se
 static uint64_t spare_of(const struct balloon_memory *memory, const struct balloon_seen *seen,
                          uint64_t reserve)
 {
-    uint64_t spare = less(least((uint64_t)memory->believed, seen->actual_bytes), reserve);
+    uint64_t spare = less(least(whole(memory->believed), seen->actual_bytes), reserve);
 
     return least(spare, less(seen->actual_bytes, seen->min_bytes));
 }
@@ -351,7 +375,8 @@ static void hold(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->hold_until_ns = seen->now_ns + BALLOON_BACKOFF_NS;
 }
 
-/* Longer each time only if it can be seen when its work is over. */
+/* Longer each time only if it can be seen when its work is over: one that hardly runs while it reads again
+ * waits for its disk. */
 static void hold_some(struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_SOME_NS;
@@ -360,6 +385,8 @@ static void hold_some(struct balloon_memory *memory, const struct balloon_seen *
         memory->some_backoff_ns = BALLOON_BACKOFF_NS;
     else if (blamed && seen->activity == BALLOON_BUSY)
         memory->some_backoff_ns = least(2 * memory->some_backoff_ns, BALLOON_BACKOFF_MAX);
+    if (blamed && seen->activity == BALLOON_IDLE)
+        memory->reads_idle = true;
     if (memory->some_until_ns < seen->now_ns + memory->some_backoff_ns)
         memory->some_until_ns = seen->now_ns + memory->some_backoff_ns;
 }

@@ -21,13 +21,11 @@
  *                       page cache, too, and in use) gets as much more as it reads again in 2 s, an eighth of
  *                       what it has at least, and twice as much each time until it reads nothing again, but
  *                       in low; and it spares nothing for 5 s, twice as long each time that the last step is
- *                       why, or until it hardly runs any more. What it goes on to read with all its memory it
- *                       reads in vain: no reason for more, until it becomes twice as much. One that begins to
- *                       use more, and will have less than twice its reserve, gets some while memory is not
- *                       short
- *   in time             a guest without an agent is heard every few seconds only: nothing is taken from it
- *                       unless it deflates its balloon before it kills
- *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
+ *                       why, or until it hardly runs any more, unless that is how it reads. What it goes on
+ * to read with all its memory it reads in vain: no reason for more, until it becomes twice as much. One that
+ * begins to use more, and will have less than twice its reserve, gets some while memory is not short in time
+ * a guest without an agent is heard every few seconds only: nothing is taken from it unless it deflates its
+ * balloon before it kills dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
  *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
  *                       asked for some, or does not come to its target, longer: twice as long each time,
  *                       128 s at most
@@ -136,11 +134,14 @@ struct balloon_memory {
     uint64_t backoff_ns, hold_until_ns, needed_ns;
     uint64_t alone_ns; /* since when nothing may be asked of it; 0: something may */
     uint64_t oom_kills, alloc_stalls;
-    uint64_t said_ns, said_bytes;            /* its last report: when, and what was available */
+    uint64_t said_ns, said_bytes; /* its last report: when, and what was available */
+    bool said_by_agent;
     uint64_t reread_bytes;                   /* and what it had read again */
     uint64_t given_ns, given_bytes;          /* because of that: when, and how much */
     uint64_t some_backoff_ns, some_until_ns; /* and for how long it is left alone then */
-    uint64_t full_ns;                        /* since when it has all; 0: it does not */
+    bool reads_idle;   /* a step made it read again though it hardly ran: that does not tell when its work is
+                          over */
+    uint64_t full_ns;  /* since when it has all; 0: it does not */
     double vain_per_s; /* so much a second it reads again with all its memory, and more would not help */
     uint64_t vain_ns;
     double believed; /* bytes available, as they are gone by */
