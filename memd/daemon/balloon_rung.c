@@ -5,6 +5,21 @@
 #include "memd/common/less.h"
 #define PAGE_BYTES 4096u
 
+void balloon_rung_hear(struct balloon_seen *seen, const struct balloon_word *agent,
+                       const struct balloon_word *stats)
+{
+    bool is_old = !agent->heard_ns || less(seen->now_ns, agent->heard_ns) > BALLOON_STALE_NS;
+    const struct balloon_word *word = is_old && stats->heard_ns > agent->heard_ns ? stats : agent;
+
+    seen->speaks_up = word == agent && agent->heard_ns;
+    seen->heard_ns = word->heard_ns;
+    seen->available_bytes = word->available_bytes;
+    seen->stall_percent = word->stall_percent;
+    seen->reread_bytes = word->reread_bytes;
+    seen->oom_kills = word->oom_kills;
+    seen->alloc_stalls = word->alloc_stalls;
+}
+
 void balloon_rung_see(struct balloon_rung *rung, const struct balloon_seen *seen, bool deflates_on_oom)
 {
     bool has_room = rung->seen.has_room;
@@ -136,7 +151,11 @@ uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_v
 
 bool balloon_rung_is_urgent(const struct balloon_rung *rung)
 {
-    return balloon_rung_hidden(rung) > BALLOON_NEAR &&
+    const struct balloon_seen *seen = &rung->seen;
+    bool is_given = seen->target_bytes > seen->actual_bytes && /* all of it, and nobody takes it */
+                    seen->target_bytes - seen->actual_bytes + BALLOON_NEAR >= balloon_rung_hidden(rung);
+
+    return balloon_rung_hidden(rung) > BALLOON_NEAR && !is_given &&
            (balloon_policy_is_needed(&rung->memory, &rung->seen) ||
             balloon_policy_rereads(&rung->memory, &rung->seen) ||
             balloon_policy_grows(&rung->memory, &rung->seen));
