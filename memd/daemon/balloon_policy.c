@@ -123,6 +123,8 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->some_backoff_ns = memory->some_until_ns = 0;
         memory->reads_idle = false;
     }
+    if (less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+        memory->kept_ns = 0;
     if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
         memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;
         memory->needed_ns = seen->now_ns;
@@ -405,6 +407,10 @@ static bool give(struct balloon_memory *memory, const struct balloon_seen *seen,
         v->rule = reread ? BALLOON_RULE_REREADS : BALLOON_RULE_GROWS;
     else
         return false;
+    if (v->set_bytes)
+        memory->kept_ns = 0;
+    else if (!memory->kept_ns)
+        memory->kept_ns = seen->now_ns;
     memory->needed_ns = seen->now_ns;
     if (v->rule == BALLOON_RULE_NEED)
         hold(memory, seen);

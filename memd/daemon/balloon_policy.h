@@ -139,9 +139,10 @@ struct balloon_memory {
     uint64_t reread_bytes;                   /* and what it had read again */
     uint64_t given_ns, given_bytes;          /* because of that: when, and how much */
     uint64_t some_backoff_ns, some_until_ns; /* and for how long it is left alone then */
-    bool reads_idle;   /* a step made it read again though it hardly ran: that does not tell when its work is
-                          over */
-    uint64_t full_ns;  /* since when it has all; 0: it does not */
+    uint64_t kept_ns; /* since when it was only left alone, because there was nothing to give; 0: it is not */
+    bool reads_idle;  /* a step made it read again though it hardly ran: that does not tell when its work is
+                         over */
+    uint64_t full_ns; /* since when it has all; 0: it does not */
     double vain_per_s; /* so much a second it reads again with all its memory, and more would not help */
     uint64_t vain_ns;
     double believed; /* bytes available, as they are gone by */

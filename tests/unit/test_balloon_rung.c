@@ -285,6 +285,37 @@ static void test_gives_back(void **state)
     assert_false(balloon_rung_is_urgent(&rung)); /* nothing more to give back */
 }
 
+/* Where memory is low, one that says for ever that it reads again is believed for 10 s, and keeps the rest of
+ * its hold; given something, it is believed anew. */
+static void test_believed(void **state)
+{
+    struct balloon_rung rung = {0};
+    struct balloon_seen seen = guest;
+    uint64_t believed_ms = 0;
+    (void)state;
+
+    seen.actual_bytes = seen.target_bytes = 800 * MIB;
+    for (unsigned ms = 0; ms < 60000; ms += 100) {
+        struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
+        seen.now_ns = seen.heard_ns = NOW + ms * (S / 1000);
+        seen.reread_bytes += 8 * MIB;
+        balloon_rung_see(&rung, &seen, false);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_LOW);
+        assert_int_equal(rung.verdict.set_bytes, 0);
+        balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+        believed_ms += vm.working_set_bytes == 700 * MIB ? 100 : 0;
+    }
+    assert_in_range(believed_ms, 9900, 10100);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    seen.reread_bytes += 8 * MIB;
+    balloon_rung_see(&rung, &seen, false);
+    balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+    assert_int_equal(rung.verdict.set_bytes, 960 * MIB);
+    struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
+    balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+    assert_int_equal(vm.working_set_bytes, 700 * MIB);
+}
+
 /* An agent that is connected again has not said anything yet: what it said before is old. */
 static void test_hear(void **state)
 {
@@ -331,7 +362,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_see),    cmocka_unit_test(test_hidden),   cmocka_unit_test(test_state),
         cmocka_unit_test(test_step),   cmocka_unit_test(test_reserved), cmocka_unit_test(test_gives_back),
-        cmocka_unit_test(test_in_use), cmocka_unit_test(test_hear),
+        cmocka_unit_test(test_in_use), cmocka_unit_test(test_hear),     cmocka_unit_test(test_believed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
