@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -273,8 +274,11 @@ int options_parse(int argc, char **argv, struct options *ret_options)
         if (rows[index].kind == KIND_FLAG_NUMBER && !optarg && optind < argc && is_digit(argv[optind][0]))
             optarg = argv[optind++];
         if (set_row(&rows[index], optarg, &options)) {
-            fprintf(stderr, "memvm: bad value for --%s\n", rows[index].name);
-            return bad("expected a value within bounds");
+            fprintf(stderr, "memvm: --%s: '%.40s' is no %s", rows[index].name, optarg, rows[index].arg);
+            if (rows[index].max)
+                fprintf(stderr, " from %" PRIu64 " to %" PRIu64, rows[index].min, rows[index].max);
+            fputc('\n', stderr);
+            return bad("no guest is started");
         }
     }
     if (optind < argc)

@@ -75,7 +75,8 @@ struct memd_options {
  * Open an engine and start its threads. Does not wait for the daemon; the engine connects in the background
  * and reconnects whenever the daemon comes back. Returns 0; -EINVAL (a bad option); -ENOSYS (the kernel lacks
  * UFFDIO_MOVE, WP_ASYNC or PAGEMAP_SCAN: Linux 6.8); -EPERM (no userfaultfd for kernel faults: give the user
- * access to /dev/userfaultfd, or start memd first); -ENOMEM, -EMFILE.
+ * access to /dev/userfaultfd, or start memd first, if it is not memd that refused it: see the log); -ENOMEM,
+ * -EMFILE.
  */
 int memd_open(const struct memd_options *options, struct memd **ret_memd);
 

@@ -14,9 +14,10 @@
 #include <string.h>
 #include <time.h>
 
-#define TURN_MS    250
-#define STALLED_MS 15000
-#define NEAR_BYTES (1 << 20) /* some VMMs count in MiB */
+#define TURN_MS     250
+#define STALLED_MS  15000
+#define NEAR_BYTES  (1 << 20) /* some VMMs count in MiB */
+#define NO_BALLOONS "no VM has a balloon that memd knows of; see balloon in memd.conf(5)\n"
 
 static uint64_t now_ms(void)
 {
@@ -68,6 +69,14 @@ static const char *size_of(char text[CTL_SIZE_BYTES], const json_t *object, cons
 
 /* ---------------------------------------------------------------- looking */
 
+/* A new one has not been looked at, and will not be while nothing is short. */
+static const char *auto_of(const json_t *balloon)
+{
+    const char *rule = ctl_get_text(balloon, "auto_rule");
+
+    return !ctl_get_bool(balloon, "auto") ? "off" : *rule ? rule : "on";
+}
+
 static int row_add(struct ctl_table *table, const json_t *balloon)
 {
     char ram[CTL_SIZE_BYTES], actual[CTL_SIZE_BYTES], target[CTL_SIZE_BYTES], floor[CTL_SIZE_BYTES];
@@ -76,8 +85,7 @@ static int row_add(struct ctl_table *table, const json_t *balloon)
                          ctl_get_text(balloon, "backend"), ctl_get_text(balloon, "state"),
                          size_of(ram, balloon, "ram_bytes"), size_of(actual, balloon, "actual_bytes"),
                          size_of(target, balloon, "target_bytes"), size_of(floor, balloon, "floor_bytes"),
-                         json_is_true(json_object_get(balloon, "auto")) ? ctl_get_text(balloon, "auto_rule")
-                                                                        : "off");
+                         auto_of(balloon));
 }
 
 /* Why balloons are not ready, a line each. */
@@ -111,7 +119,7 @@ enum ctl_result ctl_balloon_list(struct ctl *ctl)
     if (ctl->json) {
         result = ctl_print_json(ctl, answer);
     } else if (!json_array_size(list)) {
-        fprintf(ctl->out, "no VM has a balloon that memd knows of; see balloon in memd.conf(5)\n");
+        fputs(NO_BALLOONS, ctl->out);
     } else {
         int failed = ctl_table_add(&table, "VM\tBACKEND\tSTATE\tRAM\tACTUAL\tTARGET\tFLOOR\tAUTO");
         json_array_foreach(list, i, balloon) failed |= row_add(&table, balloon);
@@ -214,8 +222,7 @@ static void auto_print(struct ctl *ctl, const json_t *balloon)
     char line[512];
 
     snprintf(line, sizeof line, "%s: auto %s (%s)", ctl_get_text(balloon, "vm"),
-             json_is_true(json_object_get(balloon, "auto")) ? "on" : "off",
-             ctl_get_text(balloon, "auto_rule"));
+             ctl_get_bool(balloon, "auto") ? "on" : "off", auto_of(balloon));
     fprintf(ctl->out, "%s\n", ctl_printable(line));
 }
 
@@ -248,6 +255,8 @@ enum ctl_result ctl_balloon_auto(struct ctl *ctl)
         result = ctl_print_json(ctl, answer);
     else if (!list)
         auto_print(ctl, answer);
+    else if (!json_array_size(list))
+        fputs(NO_BALLOONS, ctl->out);
     else
         json_array_foreach(list, i, balloon) auto_print(ctl, balloon);
     json_decref(answer);
@@ -374,6 +383,9 @@ static enum ctl_result size_put(struct ctl *ctl, json_t *body)
             return CTL_FAILED;
     } else if (ctl_parse_size(text, &bytes) || !bytes || bytes > INT64_MAX) {
         ctl_error(ctl, "'%.40s' is neither a size such as 2G nor all; see memctl --help", text);
+        return CTL_USAGE;
+    } else if (ctl_lacks_unit(bytes)) {
+        ctl_error(ctl, "'%.40s' is less than 1M: is a unit missing, as in 2G? See memctl --help", text);
         return CTL_USAGE;
     }
     json_object_set_new(body, "target_bytes", json_integer((json_int_t)bytes));

@@ -139,7 +139,7 @@ static enum ctl_result post(struct ctl *ctl, const char *path, json_t *body)
     return result;
 }
 
-/* A size of at least one byte, as JSON takes it. */
+/* As JSON takes it. */
 static int parse_size(const char *text, uint64_t *ret_bytes)
 {
     return ctl_parse_size(text, ret_bytes) || *ret_bytes > INT64_MAX ? -1 : 0;
@@ -180,6 +180,11 @@ enum ctl_result ctl_budget(struct ctl *ctl)
         ctl_error(ctl, "'%.40s' is neither a size such as 64G nor off; see memctl --help", ctl->args[0]);
         return CTL_USAGE;
     }
+    if (ctl_lacks_unit(bytes)) {
+        ctl_error(ctl, "a budget of '%.40s' is less than 1M: is a unit missing, as in 64G? See memctl --help",
+                  ctl->args[0]);
+        return CTL_USAGE;
+    }
     json_t *body = json_pack("{s:I, s:s*}", "bytes", (json_int_t)bytes, "domain", ctl->domain);
     enum ctl_result result = post(ctl, "/v1/budget", body);
     if (!result)
@@ -211,7 +216,8 @@ static int put_term(json_t *body, const char *word)
     bool reservation = length == strlen("reservation") && !strncmp(word, "reservation", length);
     bool limit = length == strlen("limit") && !strncmp(word, "limit", length);
     bool writes = length == strlen("swap-writes") && !strncmp(word, "swap-writes", length);
-    if ((!reservation && !limit && !writes) || (strcmp(value, "none") && parse_size(value, &number)))
+    if ((!reservation && !limit && !writes) || (strcmp(value, "none") && parse_size(value, &number)) ||
+        (limit && ctl_lacks_unit(number)))
         return -1;
     return json_object_set_new(body,
                                limit    ? "limit_bytes"
@@ -234,7 +240,8 @@ enum ctl_result ctl_vm_set(struct ctl *ctl)
     for (int i = 1; i < ctl->nargs; i++)
         if (put_term(body, ctl->args[i])) {
             ctl_error(ctl,
-                      "'%.60s' is none of reservation=SIZE, limit=SIZE|none, shares=N, swap=never|allowed, "
+                      "'%.60s' is none of reservation=SIZE, limit=SIZE|none (at least 1M), shares=N, "
+                      "swap=never|allowed, "
                       "swap-writes=SIZE|none; see memctl --help",
                       ctl->args[i]);
             json_decref(body);

@@ -6,6 +6,8 @@
 
 #include <inttypes.h>
 
+#define WARNING_NEWS_MS 5000
+
 /* Per cent of `whole`, 0 of nothing. */
 static double percent(int64_t part, int64_t whole)
 {
@@ -18,7 +20,7 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
     bool merge = ctl_get_bool(daemon, "merge"), settled = ctl_get_bool(daemon, "settled");
     enum ctl_colour colour = !merge ? CTL_YELLOW : settled ? CTL_GREEN : CTL_PLAIN;
     int64_t awaited = ctl_get_int(daemon, "awaited_engines");
-    char uptime[CTL_SIZE_BYTES], warning[256];
+    char uptime[CTL_SIZE_BYTES], age[CTL_SIZE_BYTES], warning[256];
 
     fprintf(ctl->out, "memd %s, pid %" PRId64 ", up %s, in %s: %smerging %s%s%s\n",
             ctl_get_text(daemon, "version"), ctl_get_int(daemon, "pid"),
@@ -38,9 +40,13 @@ static void print_daemon(struct ctl *ctl, const json_t *status)
     if (ctl_get_bool(budget, "alarm"))
         fprintf(ctl->out, "%salarm: memory is low%s (memctl budget)%s\n", ctl_colour_on(ctl, CTL_RED),
                 dry_run ? "" : "; no new VM is let in", ctl_colour_off(ctl, CTL_RED));
-    if (*warning)
+    int64_t age_ms = ctl_get_int(status, "warning_age_ms");
+    if (*warning && age_ms < WARNING_NEWS_MS)
         fprintf(ctl->out, "%swarning: %s%s\n", ctl_colour_on(ctl, CTL_RED), ctl_printable(warning),
                 ctl_colour_off(ctl, CTL_RED));
+    else if (*warning) /* it may be over */
+        fprintf(ctl->out, "warning, %s ago: %s\n", ctl_duration(age, (uint64_t)age_ms),
+                ctl_printable(warning));
 }
 
 /* Sums: a label, a size or count, an explanation. */

@@ -78,6 +78,10 @@ static int field_add(struct ctl_table *table, const char *prefix, const char *ke
     if (json_is_boolean(value))
         return ctl_table_add(table, "%s%s\t%s", prefix, key, json_is_true(value) ? "yes" : "no");
     json_int_t number = json_integer_value(value);
+    if (!number && (!strcmp(key, "limit_bytes") || !strcmp(key, "swap_writes_bytes")))
+        return ctl_table_add(table, "%s%s\tnone", prefix, key);
+    if (!number && !strcmp(key, "shares"))
+        return ctl_table_add(table, "%s%s\tby size", prefix, key);
     if (ends_with(key, "_ns"))
         return ctl_table_add(table, "%s%s\t%s", prefix, key, ctl_duration(text, (uint64_t)number / 1000000));
     if (ends_with(key, "_ms"))
@@ -108,8 +112,11 @@ static enum ctl_result print_vm(struct ctl *ctl, json_t *vm)
 
     json_object_foreach(vm, key, value)
     {
-        if (!json_is_object(value))
+        bool known = strcmp(key, "swap_writes_left_bytes") || ctl_get_int(vm, "swap_writes_bytes");
+        if (!json_is_object(value) && known)
             failed |= field_add(&table, "", key, value);
+        else if (!strcmp(key, "working_set") && !ctl_get_int(value, "periods"))
+            failed |= ctl_table_add(&table, "working_set\tnot known yet");
         else if (!strcmp(key, "working_set"))
             failed |= fields_add(&table, "working_set ", value);
         else if (!strcmp(key, "ineligible_bytes"))

@@ -75,10 +75,15 @@ int ctl_latency_print(struct ctl *ctl, const json_t *vm)
 
 /* ---------------------------------------------------------------- all of them */
 
-/* The youngest age that is known, the oldest, and one between. */
+/* The youngest age that is known, the oldest, and one between; as many columns as there are ages. */
 static size_t age_of_column(size_t nages, unsigned column)
 {
     return column == 0 ? 0 : column == 1 ? nages / 2 : nages - 1;
+}
+
+static unsigned columns_of(size_t nages)
+{
+    return nages < IDLE_COLUMNS ? (unsigned)nages : IDLE_COLUMNS;
 }
 
 /* Ages differ by how long samples have been taken: the heading has those of the VM that knows most. */
@@ -103,7 +108,7 @@ static int head_add(struct ctl_table *table, const json_t *set, size_t nages)
 {
     char idle[IDLE_COLUMNS][CTL_SIZE_BYTES + 8] = {"", "", ""}, age[CTL_SIZE_BYTES];
 
-    for (unsigned c = 0; c < IDLE_COLUMNS && nages; c++) {
+    for (unsigned c = 0; c < columns_of(nages); c++) {
         const json_t *is = json_array_get(json_object_get(set, "idle"), age_of_column(nages, c));
         snprintf(idle[c], sizeof idle[c], "IDLE %s", ctl_duration(age, (uint64_t)ctl_get_int(is, "idle_ms")));
     }
@@ -124,7 +129,7 @@ static int vm_add(struct ctl_table *table, const json_t *vm, size_t nages)
             ctl_size(text[i], ctl_get_int(set, keys[i]));
         else
             strcpy(text[i], "-");
-    for (unsigned c = 0; c < IDLE_COLUMNS && nages; c++)
+    for (unsigned c = 0; c < columns_of(nages); c++)
         if (age_of_column(nages, c) < idle_ages(set))
             ctl_size(idle[c], idle_bytes(set, age_of_column(nages, c)));
         else

@@ -119,6 +119,8 @@ const char *ctl_duration(char text[CTL_SIZE_BYTES], uint64_t ms);
 
 /* A size with K, M, G or T. 0 or -EINVAL. */
 int ctl_parse_size(const char *text, uint64_t *ret_bytes);
+/* Below 1 MiB, and not 0: what nobody means for a VM. `budget 64` would page out everything. */
+bool ctl_lacks_unit(uint64_t bytes);
 
 enum ctl_colour { CTL_PLAIN, CTL_BOLD, CTL_GREEN, CTL_YELLOW, CTL_RED };
 /* The sequences to switch a colour on and off; "" where there are none. */

@@ -2,6 +2,7 @@
 /* memctl's process: its streams and signals. See ctl.h. */
 #include "memd/ctl/ctl.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -27,7 +28,8 @@ int main(int argc, char *argv[])
     memctl.err_tty = isatty(STDERR_FILENO);
     enum ctl_result result = ctl_run(&memctl, argc, argv);
     if (fflush(stdout) || ferror(stdout)) {
-        ctl_error(&memctl, "cannot write the output");
+        if (errno != EPIPE)
+            ctl_error(&memctl, "cannot write the output");
         return result ? result : CTL_FAILED;
     }
     return result;

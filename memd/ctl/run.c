@@ -70,7 +70,9 @@ static const struct command {
     const char *detail; /* more, for the command's --help */
 } commands[] = {
     {"status", NULL, "", 0, 0, OPT_JSON, ctl_status, "what memd is doing and saves: host, sums, VMs",
-     "With --json: `daemon`, `host`, `totals`, `domains`, `vms`, `warning`, as GET /v1/status answers."},
+     "With --json: `daemon`, `host`, `budget`, `totals`, `domains`, `vms`, `warning`, `warning_age_ms`, as "
+     "GET\n"
+     "/v1/status answers."},
     {"vm", "list", "", 0, 0, OPT_JSON, ctl_vm_list, "the connected VMs", ""},
     {"vm", "show", "VM", 1, 1, OPT_JSON, ctl_vm_show, "everything about one VM", "VM is a name or an id."},
     {"vm", "set", "VM KEY=VALUE...", 2, 6, 0, ctl_vm_set, "say what a VM may take of RAM",
@@ -195,7 +197,7 @@ static void help_all(FILE *out)
           out);
     for (size_t i = 0; i < NCOMMANDS; i++) {
         help_usage(usage, sizeof usage, &commands[i]);
-        fprintf(out, "  %-18s %s\n", usage, commands[i].help);
+        fprintf(out, "  %-24s %s\n", usage, commands[i].help);
     }
     fputs("\nOptions of every command:\n", out);
     help_options(out, OPT_ALWAYS);

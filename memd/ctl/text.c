@@ -64,6 +64,11 @@ int ctl_parse_size(const char *text, uint64_t *ret_bytes)
     return 0;
 }
 
+bool ctl_lacks_unit(uint64_t bytes)
+{
+    return bytes && bytes < 1 << 20;
+}
+
 const char *ctl_colour_on(const struct ctl *ctl, enum ctl_colour colour)
 {
     static const char *const sequences[] = {
@@ -125,7 +130,8 @@ bool ctl_get_bool(const json_t *object, const char *key)
 enum ctl_result ctl_print_json(struct ctl *ctl, const json_t *document)
 {
     if (json_dumpf(document, ctl->out, JSON_INDENT(2)) || fputc('\n', ctl->out) == EOF) {
-        ctl_error(ctl, "cannot write the output");
+        if (errno != EPIPE) /* `memctl why NAME | head` has what it wants */
+            ctl_error(ctl, "cannot write the output");
         return CTL_FAILED;
     }
     return CTL_DONE;

@@ -131,12 +131,6 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
     }
 }
 
-/* Its last report is one that can be compared with: an agent counts from elsewhere than statistics do. */
-static bool is_counted(const struct balloon_memory *memory, const struct balloon_seen *seen)
-{
-    return memory->said_ns && memory->said_by_agent == seen->speaks_up;
-}
-
 /* Since before the guest's last report but one; only then what has changed meanwhile is its own doing: a
  * balloon that fills takes what is available, and makes the guest's kernel wait while it finds memory for it.
  */
@@ -145,6 +139,12 @@ static bool is_at_rest(const struct balloon_memory *memory, const struct balloon
     if (seen->actual_bytes != memory->actual_bytes || (seen->target_bytes && !is_there(seen)))
         return false;
     return !memory->moved_ns || memory->said_ns >= memory->moved_ns + BALLOON_AHEAD_NS;
+}
+
+/* Its agent, and the statistics of its balloon, count from different beginnings. */
+static bool is_counted(const struct balloon_memory *memory, const struct balloon_seen *seen)
+{
+    return memory->said_ns && memory->spoke_up == seen->speaks_up;
 }
 
 /* What the guest will have available when memory that is given back now gets there: less, as fast as it has
@@ -237,9 +237,9 @@ static bool needs(struct balloon_memory *memory, const struct balloon_seen *seen
     memory->oom_kills = seen->oom_kills;
     memory->alloc_stalls = seen->alloc_stalls;
     memory->said_ns = seen->heard_ns;
-    memory->said_by_agent = seen->speaks_up;
     memory->said_bytes = seen->available_bytes;
     memory->reread_bytes = seen->reread_bytes;
+    memory->spoke_up = seen->speaks_up;
     return needed;
 }
 

@@ -134,9 +134,9 @@ struct balloon_memory {
     uint64_t backoff_ns, hold_until_ns, needed_ns;
     uint64_t alone_ns; /* since when nothing may be asked of it; 0: something may */
     uint64_t oom_kills, alloc_stalls;
-    uint64_t said_ns, said_bytes; /* its last report: when, and what was available */
-    bool said_by_agent;
+    uint64_t said_ns, said_bytes;            /* its last report: when, and what was available */
     uint64_t reread_bytes;                   /* and what it had read again */
+    bool spoke_up;                           /* who said so: its agent, or the statistics of its balloon */
     uint64_t given_ns, given_bytes;          /* because of that: when, and how much */
     uint64_t some_backoff_ns, some_until_ns; /* and for how long it is left alone then */
     uint64_t kept_ns; /* since when it was only left alone, because there was nothing to give; 0: it is not */

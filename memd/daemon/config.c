@@ -17,6 +17,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -378,6 +379,29 @@ static int args_apply(const struct args *args, struct config *config, struct con
     return 0;
 }
 
+/* What nobody means: a budget of 64 bytes pages out everything. */
+static int check_budget(const char *of, const char *name, const char *key, uint64_t bytes,
+                        struct config_report *report)
+{
+    if (!bytes || bytes >= 1 << 20)
+        return 0;
+    return config_error(report, -EINVAL,
+                        "%s%s%s%s of %" PRIu64 " bytes: give at least 1M; is a unit missing, as in 64G?", of,
+                        name, *of ? "]: a " : "a ", key, bytes);
+}
+
+static int check_budgets(const struct core_config *c, struct config_report *report)
+{
+    int result = check_budget("", "", "budget", c->budget_bytes, report);
+
+    for (unsigned i = 0; i < c->ndomains && !result; i++)
+        result = check_budget("[domain ", c->domains[i].name, "budget", c->domains[i].budget_bytes, report);
+    for (unsigned i = 0; i < c->nvm_rules && !result; i++)
+        result =
+            check_budget("[vm ", c->vm_rules[i].pattern, "limit", c->vm_rules[i].terms.limit_bytes, report);
+    return result;
+}
+
 /* Thresholds that make sense together. */
 static int check(const struct core_config *c, struct config_report *report)
 {
@@ -388,7 +412,7 @@ static int check(const struct core_config *c, struct config_report *report)
     if (c->free_soft_percent < c->free_hard_percent || c->free_hard_percent < c->free_low_percent)
         return config_error(report, -EINVAL, "free-soft, free-hard and free-low must not rise: %u, %u, %u",
                             c->free_soft_percent, c->free_hard_percent, c->free_low_percent);
-    return 0;
+    return check_budgets(c, report);
 }
 
 int config_load(int argc, char *const argv[], const char *default_file, struct config *ret_config,

@@ -299,6 +299,7 @@ json_t *control_json_status(const struct core_snapshot *snapshot)
     put(&object, "domains", domain_list(snapshot));
     put(&object, "vms", vm_list(snapshot));
     put(&object, "warning", string(snapshot->warning));
+    put(&object, "warning_age_ms", number(snapshot->warning_age_ms));
     return object;
 }
 

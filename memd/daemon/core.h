@@ -230,6 +230,7 @@ struct core_snapshot {
     uint64_t daemon_metadata_bytes, daemon_cpu_ns;
     uint64_t mem_total_bytes, mem_available_bytes; /* of the host */
     char warning[CORE_REASON_BYTES];               /* a shortage seen lately, or "" */
+    uint64_t warning_age_ms;                       /* since it was last seen */
     struct core_memory memory;
     bool alarm;                               /* the host or a domain is in state low */
     bool dry_run;                             /* the policy orders nothing */

@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define POLICY_SHORT_NS                                                                 \
-    100000000ull /* between two looks, while memory is short (hard, low, above a limit) \
+#define POLICY_SHORT_NS                                                                      \
+    100000000ull /* between two looks, while memory is short (hard, low, well above a limit) \
                   */
 #define POLICY_BUSY_NS     250000000ull  /* where there is something to keep */
 #define POLICY_REST_NS     1000000000ull /* else */

@@ -9,6 +9,7 @@
 #include "memd/daemon/snapshot.h"
 
 #include "memd/common/clock.h"
+#include "memd/common/less.h"
 #include "memd/daemon/channel.h"
 #include "memd/daemon/latency.h"
 #include "memd/daemon/state.h"
@@ -278,6 +279,7 @@ static void fill_host(struct core *core, struct core_snapshot *s, uint64_t now_n
     s->dry_run = core->config.dry_run;
     s->policy = core->policy;
     snprintf(s->warning, sizeof s->warning, "%s", core->warning);
+    s->warning_age_ms = core->warning[0] ? less(now_ns, core->warned_ns) / CLOCK_MS : 0;
 }
 
 static int take(struct core *core, void *arg)

@@ -591,11 +591,13 @@ int out_home(struct memd *m, struct region *r, uint32_t page, uint32_t npages, u
     }
     pool_give_back(m->pager->pool);
     refs_flush(m, r, chunk_of(r, page));
+    swap_home_many(m, true);
     for (uint32_t p = page; p < end && !err; p++) {
         bool homed = false;
         err = swap_home(m, r, p, &homed);
         n += homed;
     }
+    swap_home_many(m, false);
     atomic_fetch_add_explicit(&m->stats.page_ins, n, memory_order_relaxed);
     *ret_homed = n;
     return err;

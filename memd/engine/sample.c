@@ -29,8 +29,7 @@
  * So few stay parked for long, however idle the VM is, and what is left still says which share of memory is
  * not touched for so long (estimate.h).
  *
- * The first samples are taken when the VM has been looked through, or after EARLY_NS: before, they would keep
- * zero pages and duplicates from being dropped and merged.
+ * The first are taken when the VM has been looked through, or after EARLY_NS: else they do not merge.
  *
  * What is not sampled: huge pages, whole ones and those of a chunk that is partly one (a sample would split
  * them); pinned pages; pages in store mappings, merged or written since, which cannot be parked. Pages that

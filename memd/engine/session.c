@@ -264,6 +264,15 @@ static void take_swap(struct memd *m, const struct wire_msg_swap *msg, int fd)
                 strerror(-err));
 }
 
+static void tell_refusal(struct memd *m, const void *buf, int bytes)
+{
+    const struct wire_msg_refused *msg = buf;
+
+    if (bytes == sizeof *msg && !m->session.warned)
+        log_msg(m, MEMD_LOG_WARN, "the daemon refused: %.*s", WIRE_REASON_BYTES, msg->reason);
+    m->session.warned = true;
+}
+
 static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsigned nfds)
 {
     const struct wire_msg *h = buf;
@@ -289,10 +298,7 @@ static int handle_msg(struct memd *m, const void *buf, int bytes, int *fds, unsi
         return bytes == sizeof(struct wire_msg_balloon_ask) && m->session.balloons ? vmballoon_asked(m, buf)
                                                                                    : -EPROTO;
     case WIRE_REFUSED:
-        if (bytes == sizeof(struct wire_msg_refused) && !m->session.warned)
-            log_msg(m, MEMD_LOG_WARN, "the daemon refused: %.*s", WIRE_REASON_BYTES,
-                    ((const struct wire_msg_refused *)buf)->reason);
-        m->session.warned = true;
+        tell_refusal(m, buf, bytes);
         session_close(m);
         retry_after(m, REFUSED_RETRY_MS);
         return 0;
@@ -393,6 +399,8 @@ int session_fetch_uffd(struct memd *m)
     err = -EPERM;
     if (n == sizeof *w && w->h.type == WIRE_WELCOME && w->flags & WIRE_WELCOME_UFFD && nfds)
         err = uffd_open(m, fds[nfds - 1]);
+    else if (n > 0 && w->h.type == WIRE_REFUSED)
+        tell_refusal(m, buf, n);
     if (n > 0)
         sock_close_fds(fds, nfds);
     session_close(m);

@@ -252,6 +252,12 @@ static int install(struct memd *m, struct region *r, uint32_t page, const void *
     return 0;
 }
 
+void swap_home_many(struct memd *m, bool many)
+{
+    if (m->pager->swap)
+        swapfile_read_many(m->pager->swap, many);
+}
+
 int swap_home(struct memd *m, struct region *r, uint32_t page, bool *ret_homed)
 {
     struct pager *p = m->pager;

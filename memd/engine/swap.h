@@ -16,6 +16,7 @@ uint32_t swap_out(struct memd *m, struct region *r, uint32_t page, uint32_t npag
 /* Enters what has been written. Returns how many clusters are still under way. */
 unsigned swap_reap(struct memd *m);
 int swap_home(struct memd *m, struct region *r, uint32_t page, bool *ret_homed); /* if it is SWAPPED */
+void swap_home_many(struct memd *m, bool many); /* several are about to, one after the other; or they have */
 /* The page's record, if it has one, is of no use any more; its place says nothing any more. Chunk locked. */
 void swap_drop(struct memd *m, struct region *r, uint32_t page);
 void swap_forget_home(struct memd *m, struct region *r,

@@ -359,7 +359,7 @@ static int make_area(struct swapfile *f)
 {
     uint64_t read = SWAP_FETCHES * FETCH_BYTES + GROUPS * CLUSTER_BYTES;
 
-    f->area_bytes = BLOCK + read + FETCH_BYTES + BUFFERS * CLUSTER_BYTES;
+    f->area_bytes = BLOCK + read + (1 + BUFFERS) * CLUSTER_BYTES;
     f->area = place_reserve(f->area_bytes);
     f->buffer = calloc(BUFFERS, sizeof *f->buffer);
     f->clusters = place_reserve((uint64_t)f->max_clusters * sizeof *f->clusters);
@@ -370,7 +370,7 @@ static int make_area(struct swapfile *f)
     f->fetch_bytes = f->area + BLOCK;
     f->sync = f->fetch_bytes + read;
     for (unsigned i = 0; i < BUFFERS; i++)
-        f->buffer[i].bytes = f->sync + FETCH_BYTES + (uint64_t)i * CLUSTER_BYTES;
+        f->buffer[i].bytes = f->sync + (1 + (uint64_t)i) * CLUSTER_BYTES;
     return 0;
 }
 

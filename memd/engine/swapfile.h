@@ -71,6 +71,9 @@ struct swap_counts swapfile_count(const struct swapfile *file);
 /* Reads and decrypts a record into `content` (SWAP_CONTENT_MAX), waiting for the device: 0; -EAGAIN: it was
  * not to be had just now; -EBADMSG: it is not what was written; -EIO and the like. */
 int swapfile_read(struct swapfile *file, const struct swap_where *where, void *content);
+/* Several records are about to be read in this way, neighbours after each other: with the second of a cluster
+ * all of it is read. Until it is over. */
+void swapfile_read_many(struct swapfile *file, bool many);
 
 /* ---- fault server. `where` also for whoever holds engine.work. */
 

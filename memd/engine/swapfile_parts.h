@@ -86,7 +86,12 @@ struct swapfile {
     bool is_locked; /* what the fault server reads into, since there is something to read */
     uint8_t *key;
     uint64_t hash_seed;
-    char *sync; /* swapfile_read()'s */
+    char *sync; /* swapfile_read()'s: a cluster, or part of it */
+    struct {
+        bool many;                   /* others are about to be read */
+        uint64_t generation, offset; /* of the cluster; in the file */
+        uint32_t bytes;              /* 0: nothing */
+    } synced;
 
     /* the fault server's */
     struct swap_fetch fetch[SWAP_FETCHES + SWAP_JOINS]; /* the first ones read, the others wait for a group */

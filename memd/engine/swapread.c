@@ -52,17 +52,64 @@ static void count(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
+/* Bytes of the file, as many as there are. 0, -EAGAIN, or another -errno. */
+static int read_sync(struct swapfile *f, uint64_t offset, uint32_t bytes)
+{
+    count(&f->reads, 1);
+    f->synced.bytes = 0;
+    ssize_t n = pread(f->fd, f->sync, bytes, (off_t)offset);
+    if (n < 0)
+        return passes(errno) ? -EAGAIN : -errno;
+    f->synced.offset = offset;
+    f->synced.bytes = (uint32_t)n;
+    return 0;
+}
+
+/* Of what was read last. */
+static int unseal_synced(const struct swapfile *f, const struct swap_where *w, void *content)
+{
+    return swapfile_unseal(f, w, f->sync + (w->offset - f->synced.offset), content);
+}
+
+/* What a written cluster holds does not change as long as its generation lasts. */
+static bool is_synced(const struct swapfile *f, const struct swap_where *w)
+{
+    return f->synced.bytes && f->synced.generation == w->generation && w->offset >= f->synced.offset &&
+           w->offset + w->bytes + TAG_BYTES <= f->synced.offset + f->synced.bytes;
+}
+
+/* Whoever has come for two records of a cluster, one after the other, comes for all. */
+static int read_on(struct swapfile *f, const struct swap_where *w, uint64_t offset)
+{
+    uint64_t end = ((uint64_t)w->slot / RECORDS_MAX + 1) * CLUSTER_BYTES;
+
+    return f->synced.many && w->generation == f->synced.generation
+               ? read_sync(f, offset, (uint32_t)(end - offset))
+               : -ENOENT;
+}
+
+void swapfile_read_many(struct swapfile *file, bool many)
+{
+    file->synced.many = many;
+    file->synced.generation = 0;
+    file->synced.bytes = 0;
+}
+
 int swapfile_read(struct swapfile *file, const struct swap_where *where, void *content)
 {
     uint32_t bytes, skip;
     uint64_t offset;
 
+    if (file->synced.many && is_synced(file, where) && !unseal_synced(file, where, content))
+        return 0;
     window(where, &offset, &bytes, &skip);
-    count(&file->reads, 1);
-    ssize_t n = pread(file->fd, file->sync, bytes, (off_t)offset);
-    if (n < 0)
-        return passes(errno) ? -EAGAIN : -errno;
-    return (uint32_t)n < bytes ? -EIO : swapfile_unseal(file, where, file->sync + skip, content);
+    if (!read_on(file, where, offset) && is_synced(file, where) && !unseal_synced(file, where, content))
+        return 0;
+    int err = read_sync(file, offset, bytes);
+    file->synced.generation = where->generation;
+    if (err)
+        return err;
+    return file->synced.bytes < bytes ? -EIO : unseal_synced(file, where, content);
 }
 
 /* ---- whether it is worth it */

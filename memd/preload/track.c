@@ -199,6 +199,15 @@ static bool daemon_there(void)
     return fd >= 0 || fd == -EAGAIN;
 }
 
+/* Why memd_open() fails is told once, however often it is tried. */
+static atomic_bool told;
+
+static void open_log(void *ctx, enum memd_log_level level, const char *message)
+{
+    if (!atomic_load(&told))
+        self_log(ctx, level, message);
+}
+
 /* The lock is let go meanwhile. False: try again after a while. */
 static bool open_engine(void)
 {
@@ -207,16 +216,18 @@ static bool open_engine(void)
                                    .name = self.name,
                                    .domain = *self.domain ? self.domain : NULL,
                                    .run_dir = self.run_dir,
-                                   .log = self_log,
+                                   .log = open_log,
                                    .thread_prefix = "memd"};
     struct memd *memd = NULL;
 
+    atomic_store(&told, track.daemon_warned);
     pthread_mutex_unlock(&track.lock);
     int err = daemon_there() ? 0 : -ENOTCONN;
     if (!err)
         err = hand_start();
     if (!err)
         err = memd_open(&o, &memd);
+    atomic_store(&told, false);
     pthread_mutex_lock(&track.lock);
     if (!err) {
         self_dump();

@@ -72,6 +72,8 @@ for size in 0 lots -1 1Q 512MB ''; do
     ctl 2 balloon set alpha -- "$size"
     err "neither a size such as 2G nor all"
 done
+ctl 2 balloon set alpha 512
+err "'512' is less than 1M: is a unit missing"
 ctl 2 balloon set alpha
 ctl 2 balloon set alpha 1G 2G
 ctl 2 balloon set alpha 1G --timeout 3

@@ -188,6 +188,11 @@ ctl 0 budget
 out "^other .* 4[.0]* KiB$"
 [ "$(metric 'memd_vm_swap_writes_bytes{vm="other",id="[0-9]*",domain="vm:other"}')" = 4096 ] || fail "/metrics: swap_writes_limit_bytes"
 ctl 0 vm set other swap-writes=none
+for command in "balloon list" "balloon auto on"; do
+    # shellcheck disable=SC2086
+    ctl 0 $command
+    out "^no VM has a balloon that memd knows of"
+done
 ctl 0 pageout other --timeout 60
 [ "$(of other swap_written_bytes)" -gt 500000 ] || fail "only $(of other swap_written_bytes) bytes were written"
 guest_end other

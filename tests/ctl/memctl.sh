@@ -105,9 +105,15 @@ ctl 0 status
 fake nvms=300
 ctl 0 vm list
 [ "$(wc -l <"$tmp/out")" = 301 ] || fail "vm list of 300"
+for json in "" --json; do # whose reader goes
+    # shellcheck disable=SC2086
+    "$bin/memctl" --run-dir "$dir" vm list $json 2>"$tmp/err" | true
+    [ ! -s "$tmp/err" ] || fail "vm list $json into a closed pipe says $(cat "$tmp/err")"
+done
 fake
 ctl 0 vm show beta
 out "^pages_sharing +9000$"
+out "^limit_bytes +none$"
 out "^ineligible shared +8.0 KiB$"
 out "^working_set bytes +40.0 MiB$"
 out "^1 min 0 s +60.0 MiB +50.0%$"
@@ -124,6 +130,7 @@ ctl 0 working-set
 out "^ID +NAME +GUEST +SAMPLED +IN USE +\+/- +OTHER +MERGED +WRITTEN +IDLE 30.0 s +IDLE 1 min 0 s"
 out "^ +1  alpha +256 MiB +120 MiB +40.0 MiB +6.0 MiB +0 B +39.0 MiB +12.0 MiB +80.0 MiB +60.0 MiB"
 [ "$(wc -l <"$tmp/out")" = 3 ] || fail "working-set of all"
+[ "$(head -n 1 "$tmp/out" | grep -o IDLE | wc -l)" = 2 ] || fail "two ages are known, and not two are shown"
 ctl 0 working-set beta
 [ "$(wc -l <"$tmp/out")" = 2 ] || fail "working-set of one"
 ctl 0 working-set 2 alpha --json
@@ -183,6 +190,10 @@ err "no domain 'nowhere' is in memd's configuration"
 for size in 0 lots -1 1Q 17000000T; do
     ctl 2 budget -- "$size"
     err "neither a size"
+done
+for size in 1 64 1023K; do
+    ctl 2 budget "$size"
+    err "is a unit missing"
 done
 ctl 2 budget --domain tenant-1
 ctl 2 budget 1G --json
@@ -245,7 +256,7 @@ ctl 1 vm set alpha limit=1M
 err "^memctl: a limit of 1 MiB is below the reservation of 64 MiB$"
 ctl 1 vm set gamma shares=1
 err "no VM 'gamma' is connected"
-for term in limit limit= limit=x swap-writes=x swap-writes=-1 colour=red shares=-1 shares=none swap=off =1; do
+for term in limit limit= limit=x limit=64 swap-writes=x swap-writes=-1 colour=red shares=-1 shares=none swap=off =1; do
     ctl 2 vm set alpha "$term"
     err "is none of reservation=SIZE"
 done

@@ -135,6 +135,23 @@ static void in_order(void **state)
     close_rig(&rig);
 }
 
+/* Ordered home: by clusters, too. */
+static void ordered_home(void **state)
+{
+    struct rig rig = out_rig();
+    struct memd_stats before = kit_stats(rig.memd), st;
+
+    (void)state;
+    EQUALS(script_paged(rig.vm, script_page(rig.vm, WIRE_REC_PAGEIN, UINT64_MAX, 0, 0)).pages, NPAGES);
+    st = since(&rig, &before);
+    EQUALS(st.swapped_pages, 0);
+    printf("%u pages ordered home: %llu reads\n", NPAGES, (unsigned long long)st.swap_reads);
+    CHECK(st.swap_reads <= NPAGES / CLUSTER_MIN * 4, "%llu reads for %u pages",
+          (unsigned long long)st.swap_reads, NPAGES);
+    check_all(&rig);
+    close_rig(&rig);
+}
+
 /* Each group lies all over the region, and its pages were written at one time. */
 static void by_groups(void **state)
 {
@@ -311,8 +328,9 @@ static void damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(in_order),    cmocka_unit_test(by_groups),     cmocka_unit_test(alone),
-        cmocka_unit_test(little_left), cmocka_unit_test(changed_since), cmocka_unit_test(damaged),
+        cmocka_unit_test(in_order), cmocka_unit_test(ordered_home), cmocka_unit_test(by_groups),
+        cmocka_unit_test(alone),    cmocka_unit_test(little_left),  cmocka_unit_test(changed_since),
+        cmocka_unit_test(damaged),
     };
 
     kit_begin();

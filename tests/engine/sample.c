@@ -477,6 +477,8 @@ static void turn(struct rig *rig, uint64_t nr, uint64_t *random)
 static void storm(void **state)
 {
     struct wire_rec_budget budget = script_budget_full();
+    budget.sample_pages = SAMPLES;
+    budget.sample_ms = 10;
     char swap[160];
     struct script_options options = {.match = SCRIPT_MATCH_EQUAL, .budget = &budget, .swap = swap};
     char *ram = guest_map(NPAGES * PAGE, false);
@@ -491,6 +493,7 @@ static void storm(void **state)
     for (uint32_t i = 0; i < NPAGES; i++)
         fill(ram + i * PAGE, i);
     struct rig rig = rig_open_at(&options, ram, NPAGES);
+    wait_periods(&rig, 1); /* it has been looked through */
     for (unsigned w = 0; w < WRITERS; w++) {
         writer[w] = (struct writer){&rig, w, w + 1, calloc(NPAGES, sizeof(uint64_t)), &stop};
         CHECK(writer[w].last && !pthread_create(&thread[w], NULL, writer_main, &writer[w]), "pthread_create");
@@ -514,9 +517,30 @@ static void storm(void **state)
     guest_unmap(rig.ram, NPAGES * PAGE);
 }
 
+/* What is about to be dropped or merged is not kept from it. */
+static void first_it_is_looked_through(void **state)
+{
+    struct wire_rec_budget budget = script_budget_full();
+    struct script_options options = {.match = SCRIPT_MATCH_EQUAL, .budget = &budget};
+    char *ram = guest_map(NPAGES * PAGE, false);
+    (void)state;
+
+    memset(ram, 0, NPAGES * PAGE); /* there, and zero */
+    for (uint32_t i = 0; i < NPAGES; i += 2)
+        fill(ram + i * PAGE, i);
+    budget.sample_pages = SAMPLES;
+    budget.sample_ms = WAIT_MS;
+    struct rig rig = rig_open_at(&options, ram, NPAGES);
+    for (uint64_t limit = kit_ms() + WAIT_MS; !STAT(&rig, sampled_pages); usleep(1000))
+        CHECK(kit_ms() < limit, "no samples are taken");
+    EQUALS(STAT(&rig, zero_drops), NPAGES / 2);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(first_it_is_looked_through),
         cmocka_unit_test(known_load),
         cmocka_unit_test(off_again),
         cmocka_unit_test(orders_and_samples),

@@ -99,3 +99,4 @@ wait_for is_positive pages_sharing
     --time 50) >"$dir/stranger.log" 2>&1 &
 pids+=($!)
 wait_for grep -q 'domain web is not open to this uid' "$dir/memd.log"
+wait_for grep -q 'the daemon refused: domain web is not open to this uid' "$dir/stranger.log" # and not just EPERM

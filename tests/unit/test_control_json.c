@@ -91,8 +91,12 @@ static void lists_hold_all(void **state)
 {
     static struct core_vm vms[CORE_VMS_MAX];
     static struct core_domain domains[CORE_VMS_MAX];
-    struct core_snapshot snapshot = {
-        .nvms = CORE_VMS_MAX, .vms = vms, .ndomains = CORE_VMS_MAX, .domains = domains, .warning = "short"};
+    struct core_snapshot snapshot = {.nvms = CORE_VMS_MAX,
+                                     .vms = vms,
+                                     .ndomains = CORE_VMS_MAX,
+                                     .domains = domains,
+                                     .warning = "short",
+                                     .warning_age_ms = 7};
     (void)state;
 
     for (uint32_t i = 0; i < CORE_VMS_MAX; i++) {
@@ -104,6 +108,7 @@ static void lists_hold_all(void **state)
     assert_int_equal(number(json_array_get(json_object_get(json, "domains"), 1023), "frames"), 1023);
     assert_int_equal(number(json_object_get(json, "totals"), "vms"), CORE_VMS_MAX);
     assert_string_equal(string(json, "warning"), "short");
+    assert_int_equal(json_integer_value(json_object_get(json, "warning_age_ms")), 7);
     json_decref(json);
 }
 

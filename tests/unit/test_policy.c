@@ -310,7 +310,9 @@ static void of_two_scopes_the_more_urgent_explains(void **state)
     policy_decide(&look);
     assert_int_equal(look.plans[0].why.by, BUDGET_BY_HOST);
     assert_false(policy_is_short(&look));
-    look.vms[1].terms.limit_bytes = MIB;
+    look.vms[1].terms.limit_bytes = 97 * MIB; /* a little above its limit it is all the time */
+    assert_false(policy_is_short(&look));
+    look.vms[1].terms.limit_bytes = 95 * MIB;
     assert_true(policy_is_short(&look));
 }
 

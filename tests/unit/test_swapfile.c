@@ -166,6 +166,48 @@ static void every_byte_flipped(void **state)
         assert_int_equal(read_record(b, i), 0);
 }
 
+/* Neighbours one after the other: fewer reads, and no less is noticed. */
+static void many_at_a_time(void **state)
+{
+    struct bench *b = *state;
+    uint64_t reads = swapfile_count(b->file).reads, clusters;
+    uint8_t byte;
+
+    write_records(b);
+    clusters = swapfile_where(b->file, b->slot[RECORDS - 1]).slot / 256 -
+               swapfile_where(b->file, b->slot[0]).slot / 256 + 1;
+    swapfile_read_many(b->file, true);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        assert_int_equal(read_record(b, i), 0);
+    reads = swapfile_count(b->file).reads - reads;
+    assert_true(reads <= 2 * clusters && reads < RECORDS / 2);
+    for (uint32_t i = RECORDS; i-- > 0;) /* in whatever order */
+        assert_int_equal(read_record(b, i), 0);
+    swapfile_read_many(b->file, false);
+
+    off_t at = (off_t)swapfile_where(b->file, b->slot[2]).offset;
+    assert_int_equal(pread(b->fd, &byte, 1, at), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(b->fd, &byte, 1, at), 1);
+    swapfile_read_many(b->file, true);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        assert_int_equal(read_record(b, i), i == 2 ? -EBADMSG : 0);
+    swapfile_read_many(b->file, false);
+    byte ^= 1;
+    assert_int_equal(pwrite(b->fd, &byte, 1, at), 1);
+
+    /* what is left of the file is enough for its beginning */
+    struct swap_where last = swapfile_where(b->file, b->slot[RECORDS / 2]);
+    off_t end = (off_t)((last.offset + 4095) & ~4095ull);
+    assert_int_equal(ftruncate(b->fd, end), 0);
+    swapfile_read_many(b->file, true);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        struct swap_where w = swapfile_where(b->file, b->slot[i]);
+        assert_int_equal(read_record(b, i), (off_t)(w.offset + w.bytes + 16) <= end ? 0 : -EIO);
+    }
+    swapfile_read_many(b->file, false);
+}
+
 static void moved_and_stale(void **state)
 {
     struct bench *b = *state;
@@ -254,6 +296,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(round_trip, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(every_byte_flipped, bench_open, bench_close),
+        cmocka_unit_test_setup_teardown(many_at_a_time, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(moved_and_stale, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(limits, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(no_more_than_allowed, bench_open, bench_close),
