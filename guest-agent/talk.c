@@ -237,6 +237,7 @@ static void put_report(struct talk *talk, uint64_t now_ms)
     memcpy(talk->out.report.value, talk->sample.value, sizeof talk->sample.value);
     talk->told = talk->sample;
     talk->told_ms = now_ms;
+    talk->paced_ms = (talk->paced_ms > now_ms ? talk->paced_ms : now_ms) + TALK_REPORT_MS;
     talk->report_due = false;
     seal(talk, AGENT_REPORT, talk->version);
 }
@@ -284,7 +285,7 @@ const uint8_t *talk_pending(struct talk *talk, uint64_t now_ms, size_t *ret_byte
             put_reclaimed(talk);
         else if (talk->refusal_due)
             put_refusal(talk);
-        else if (talk->report_due)
+        else if (talk->report_due && talk->paced_ms <= now_ms + TALK_REPORT_MS * TALK_REPORTS_BURST)
             put_report(talk, now_ms);
         else if (talk->consumers_due)
             put_consumers(talk);

@@ -15,12 +15,15 @@
 
 /* Of the host's, read: little work, but enough that what a flood has left in the device's queue (half a
  * megabyte) does not keep the next host end waiting. */
-#define TALK_BYTES_PER_S      262144u
-#define TALK_BYTES_BURST      32768u
-#define TALK_INTERVAL_MS      1000u
-#define TALK_TIGHT_MS         100u /* between looks where memory is tight */
-#define TALK_WARY_MS          250u /* where it may soon be: in a balloon, mostly */
-#define TALK_SOON_MS          25u  /* at least; what is available may be used up by the look after the next */
+#define TALK_BYTES_PER_S 262144u
+#define TALK_BYTES_BURST 32768u
+#define TALK_INTERVAL_MS 1000u
+#define TALK_TIGHT_MS    100u /* between looks where memory is tight */
+#define TALK_WARY_MS     250u /* where it may soon be: in a balloon, mostly */
+#define TALK_SOON_MS     25u  /* at least; what is available may be used up by the look after the next */
+/* Of reports, in the long run: fewer than a host end reads, else what it reads is old. */
+#define TALK_REPORT_MS        60u
+#define TALK_REPORTS_BURST    30u
 #define TALK_INTERVAL_MS_MIN  100u
 #define TALK_INTERVAL_MS_MAX  60000u
 #define TALK_HEARTBEAT_MS     10000u
@@ -58,6 +61,7 @@ struct talk {
     struct sample sample, told;
     uint64_t told_ms, total_max; /* total_max: bytes, the most it has ever had */
     uint64_t seen_refaults;      /* with the last look */
+    uint64_t paced_ms;           /* when all reports would have been told, TALK_REPORT_MS apart */
     unsigned nconsumers;
     struct agent_consumer consumers[AGENT_CONSUMERS_MAX];
     /* the stream */

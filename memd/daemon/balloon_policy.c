@@ -47,6 +47,12 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* Of what is computed from a guest's word, and may be more than there is. */
+static uint64_t whole(double bytes)
+{
+    return bytes < 0x1p63 ? (uint64_t)bytes : 1ull << 63;
+}
+
 static uint64_t between(uint64_t value, uint64_t min, uint64_t max)
 {
     return value < min ? min : value > max ? max : value;
@@ -110,8 +116,15 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->reached_ns = seen->now_ns;
         note_returned(memory, seen);
     }
-    if (seen->activity == BALLOON_IDLE || less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+    if (seen->activity == BALLOON_BUSY)
+        memory->reads_idle = false;
+    if ((seen->activity == BALLOON_IDLE && !memory->reads_idle) ||
+        less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS) {
         memory->some_backoff_ns = memory->some_until_ns = 0;
+        memory->reads_idle = false;
+    }
+    if (less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+        memory->kept_ns = 0;
     if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
         memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;
         memory->needed_ns = seen->now_ns;
@@ -141,9 +154,9 @@ static uint64_t available_soon(const struct balloon_memory *memory, const struct
     uint64_t ns = less(seen->heard_ns, memory->said_ns),
              lost = less(memory->said_bytes, seen->available_bytes);
 
-    if (ns < BALLOON_GROWS_NS_MIN || !is_at_rest(memory, seen))
+    if (!is_counted(memory, seen) || ns < BALLOON_GROWS_NS_MIN || !is_at_rest(memory, seen))
         return seen->available_bytes;
-    return less(seen->available_bytes, (uint64_t)((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
+    return less(seen->available_bytes, whole((double)lost * (double)BALLOON_AHEAD_NS / (double)ns));
 }
 
 /* Whether the guest needs memory, by what it has said since the last look. */
@@ -181,7 +194,7 @@ static uint64_t rereads(const struct balloon_memory *memory, const struct balloo
     bool lacks =
         per_s >= (double)lack && per_s >= 2 * memory->vain_per_s && bytes >= BALLOON_REREAD_LEAST / 2;
 
-    return lacks ? (uint64_t)(per_s * (double)BALLOON_LACKS_NS * 1e-9) : 0;
+    return lacks ? whole(per_s * (double)BALLOON_LACKS_NS * 1e-9) : 0;
 }
 
 /* What it reads again with all its memory is too large for it: a file, from one end to the other, again and
@@ -246,11 +259,13 @@ static bool give_back(struct balloon_memory *memory, const struct balloon_seen *
 }
 
 /* As much as it is about to read again, or as a step takes, and twice as much as the last time if that was
- * just now: what is not touched costs nothing. In low there is nothing to give; but it is left alone. */
+ * just now: what is not touched costs nothing. A balloon that fills is stopped. In low there is nothing to
+ * give; but it is left alone. */
 static bool give_some(struct balloon_memory *memory, const struct balloon_seen *seen, uint64_t bytes,
                       enum budget_state state, struct balloon_verdict *v)
 {
     uint64_t all = max_of(seen), aims = seen->target_bytes ? seen->target_bytes : seen->actual_bytes;
+    uint64_t has = least(all, seen->actual_bytes);
     bool goes_on = memory->given_ns && seen->now_ns - memory->given_ns < BALLOON_GIVEN_NS;
 
     if (aims + BALLOON_NEAR >= all)
@@ -259,12 +274,16 @@ static bool give_some(struct balloon_memory *memory, const struct balloon_seen *
         bytes = 2 * memory->given_bytes;
     if (bytes < seen->actual_bytes / STEP_PART)
         bytes = seen->actual_bytes / STEP_PART;
-    if (state < BUDGET_LOW) {
-        memory->given_ns = seen->now_ns;
-        memory->given_bytes = bytes;
-        v->set_bytes = least(all, aims + bytes);
-        memory->is_step = false;
+    if (state == BUDGET_LOW) {
+        v->pending_bytes = balloon_policy_yield(v, less(seen->actual_bytes, aims));
+        return true;
     }
+    memory->given_ns = seen->now_ns;
+    memory->given_bytes = least(all, bytes);
+    v->set_bytes = aims + least(all - aims, bytes);
+    if (v->set_bytes < has)
+        v->set_bytes = has;
+    memory->is_step = false;
     return true;
 }
 
@@ -285,7 +304,7 @@ static void believe(struct balloon_memory *memory, const struct balloon_seen *se
 static uint64_t spare_of(const struct balloon_memory *memory, const struct balloon_seen *seen,
                          uint64_t reserve)
 {
-    uint64_t spare = less(least((uint64_t)memory->believed, seen->actual_bytes), reserve);
+    uint64_t spare = less(least(whole(memory->believed), seen->actual_bytes), reserve);
 
     return least(spare, less(seen->actual_bytes, seen->min_bytes));
 }
@@ -358,7 +377,8 @@ static void hold(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->hold_until_ns = seen->now_ns + BALLOON_BACKOFF_NS;
 }
 
-/* Longer each time only if it can be seen when its work is over. */
+/* Longer each time only if it can be seen when its work is over: one that hardly runs while it reads again
+ * waits for its disk. */
 static void hold_some(struct balloon_memory *memory, const struct balloon_seen *seen)
 {
     bool blamed = memory->step_ns && seen->now_ns - memory->step_ns < BALLOON_BLAME_SOME_NS;
@@ -367,6 +387,8 @@ static void hold_some(struct balloon_memory *memory, const struct balloon_seen *
         memory->some_backoff_ns = BALLOON_BACKOFF_NS;
     else if (blamed && seen->activity == BALLOON_BUSY)
         memory->some_backoff_ns = least(2 * memory->some_backoff_ns, BALLOON_BACKOFF_MAX);
+    if (blamed && seen->activity == BALLOON_IDLE)
+        memory->reads_idle = true;
     if (memory->some_until_ns < seen->now_ns + memory->some_backoff_ns)
         memory->some_until_ns = seen->now_ns + memory->some_backoff_ns;
 }
@@ -385,6 +407,10 @@ static bool give(struct balloon_memory *memory, const struct balloon_seen *seen,
         v->rule = reread ? BALLOON_RULE_REREADS : BALLOON_RULE_GROWS;
     else
         return false;
+    if (v->set_bytes)
+        memory->kept_ns = 0;
+    else if (!memory->kept_ns)
+        memory->kept_ns = seen->now_ns;
     memory->needed_ns = seen->now_ns;
     if (v->rule == BALLOON_RULE_NEED)
         hold(memory, seen);

@@ -21,13 +21,11 @@
  *                       page cache, too, and in use) gets as much more as it reads again in 2 s, an eighth of
  *                       what it has at least, and twice as much each time until it reads nothing again, but
  *                       in low; and it spares nothing for 5 s, twice as long each time that the last step is
- *                       why, or until it hardly runs any more. What it goes on to read with all its memory it
- *                       reads in vain: no reason for more, until it becomes twice as much. One that begins to
- *                       use more, and will have less than twice its reserve, gets some while memory is not
- *                       short
- *   in time             a guest without an agent is heard every few seconds only: nothing is taken from it
- *                       unless it deflates its balloon before it kills
- *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
+ *                       why, or until it hardly runs any more, unless that is how it reads. What it goes on
+ * to read with all its memory it reads in vain: no reason for more, until it becomes twice as much. One that
+ * begins to use more, and will have less than twice its reserve, gets some while memory is not short in time
+ * a guest without an agent is heard every few seconds only: nothing is taken from it unless it deflates its
+ * balloon before it kills dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
  *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
  *                       asked for some, or does not come to its target, longer: twice as long each time,
  *                       128 s at most
@@ -141,7 +139,10 @@ struct balloon_memory {
     bool spoke_up;                           /* who said so: its agent, or the statistics of its balloon */
     uint64_t given_ns, given_bytes;          /* because of that: when, and how much */
     uint64_t some_backoff_ns, some_until_ns; /* and for how long it is left alone then */
-    uint64_t full_ns;                        /* since when it has all; 0: it does not */
+    uint64_t kept_ns; /* since when it was only left alone, because there was nothing to give; 0: it is not */
+    bool reads_idle;  /* a step made it read again though it hardly ran: that does not tell when its work is
+                         over */
+    uint64_t full_ns; /* since when it has all; 0: it does not */
     double vain_per_s; /* so much a second it reads again with all its memory, and more would not help */
     uint64_t vain_ns;
     double believed; /* bytes available, as they are gone by */

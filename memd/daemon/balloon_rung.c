@@ -5,6 +5,21 @@
 #include "memd/common/less.h"
 #define PAGE_BYTES 4096u
 
+void balloon_rung_hear(struct balloon_seen *seen, const struct balloon_word *agent,
+                       const struct balloon_word *stats)
+{
+    bool is_old = !agent->heard_ns || less(seen->now_ns, agent->heard_ns) > BALLOON_STALE_NS;
+    const struct balloon_word *word = is_old && stats->heard_ns > agent->heard_ns ? stats : agent;
+
+    seen->speaks_up = word == agent && agent->heard_ns;
+    seen->heard_ns = word->heard_ns;
+    seen->available_bytes = word->available_bytes;
+    seen->stall_percent = word->stall_percent;
+    seen->reread_bytes = word->reread_bytes;
+    seen->oom_kills = word->oom_kills;
+    seen->alloc_stalls = word->alloc_stalls;
+}
+
 void balloon_rung_see(struct balloon_rung *rung, const struct balloon_seen *seen, bool deflates_on_oom)
 {
     bool has_room = rung->seen.has_room;
@@ -68,17 +83,35 @@ static uint64_t unreserved(const struct budget_vm *vm, uint64_t pages, uint64_t 
     return vm->terms.reservation_bytes && bytes > most ? most : bytes;
 }
 
+/* Whether its guest says that it uses all it has, and has not said so for too long without being given more.
+ */
+static bool is_believed(const struct balloon_rung *rung)
+{
+    const struct balloon_memory *memory = &rung->memory;
+    uint64_t now_ns = rung->seen.now_ns;
+
+    if (memory->kept_ns && now_ns - memory->kept_ns >= BALLOON_BLAME_NS)
+        return false;
+    switch (rung->verdict.rule) {
+    case BALLOON_RULE_NEED:
+    case BALLOON_RULE_REREADS:
+    case BALLOON_RULE_GROWS:
+        return true;
+    case BALLOON_RULE_BACKOFF:
+        return less(now_ns, memory->needed_ns) < BALLOON_BLAME_NS;
+    default:
+        return false;
+    }
+}
+
 /* Samples tell after half a minute what its memory is used for, its guest at once: what it can spare it does
  * not use, and what it has just needed back it does. One that lies about its needs is believed for
  * BALLOON_BLAME_NS of each back-off, and gets no more than one that touches its memory. */
 static uint64_t in_use(const struct balloon_rung *rung, const struct budget_vm *vm)
 {
-    const struct balloon_verdict *v = &rung->verdict;
-    uint64_t needed_ns = less(rung->seen.now_ns, rung->memory.needed_ns),
-             rest = less(vm->resident_bytes, vm->spare_bytes);
+    uint64_t rest = less(vm->resident_bytes, vm->spare_bytes);
 
-    if (v->rule == BALLOON_RULE_NEED || v->rule == BALLOON_RULE_REREADS || v->rule == BALLOON_RULE_GROWS ||
-        (v->rule == BALLOON_RULE_BACKOFF && needed_ns < BALLOON_BLAME_NS))
+    if (is_believed(rung))
         return vm->resident_bytes;
     if (!vm->spare_bytes || (vm->working_set_bytes && vm->working_set_bytes < rest))
         return vm->working_set_bytes;
@@ -136,7 +169,11 @@ uint64_t balloon_rung_carry_out(struct balloon_rung *rung, const struct budget_v
 
 bool balloon_rung_is_urgent(const struct balloon_rung *rung)
 {
-    return balloon_rung_hidden(rung) > BALLOON_NEAR &&
+    const struct balloon_seen *seen = &rung->seen;
+    bool is_given = seen->target_bytes > seen->actual_bytes && /* all of it, and nobody takes it */
+                    seen->target_bytes - seen->actual_bytes + BALLOON_NEAR >= balloon_rung_hidden(rung);
+
+    return balloon_rung_hidden(rung) > BALLOON_NEAR && !is_given &&
            (balloon_policy_is_needed(&rung->memory, &rung->seen) ||
             balloon_policy_rereads(&rung->memory, &rung->seen) ||
             balloon_policy_grows(&rung->memory, &rung->seen));

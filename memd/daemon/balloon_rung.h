@@ -24,6 +24,16 @@ struct balloon_rung {
     struct balloon_verdict verdict; /* of the last look */
 };
 
+/* What somebody has said of the guest, as struct balloon_seen has it; heard_ns 0: nobody has. */
+struct balloon_word {
+    uint64_t heard_ns, available_bytes;
+    double stall_percent;
+    uint64_t reread_bytes, oom_kills, alloc_stalls;
+};
+
+/* Whose word counts: the agent's; if that is old, what the balloon's statistics said since. */
+void balloon_rung_hear(struct balloon_seen *seen, const struct balloon_word *agent,
+                       const struct balloon_word *stats);
 /* What is known of it now. `seen.excluded`: what the host knows to speak against it; what its guest says, or
  * does not say, is added. `deflates_on_oom`: the guest takes memory from its balloon before it kills. */
 void balloon_rung_see(struct balloon_rung *rung, const struct balloon_seen *seen, bool deflates_on_oom);

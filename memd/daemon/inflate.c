@@ -105,33 +105,34 @@ static enum balloon_excluded excluded(const struct core *core, struct inflate_on
     return BALLOON_INCLUDED;
 }
 
-/* What the guest says: its agent, or else the statistics of its balloon. */
-static void hear(struct core *core, const struct inflate_one *one, struct balloon_seen *seen)
+static struct balloon_word word_of_agent(const struct core *core, const struct inflate_one *one,
+                                         uint64_t now_ns)
 {
     const struct agent_peer *peer = agents_peer(core, one->view.vm);
-    const struct balloon_facts *facts = &one->view.facts;
 
-    if (peer && agent_peer_state(peer, seen->now_ns) == CORE_AGENT_LIVE && peer->reported_ns &&
-        peer->present >> AGENT_MEM_AVAILABLE & 1) {
-        seen->heard_ns = peer->reported_ns;
-        seen->speaks_up = true;
-        seen->available_bytes = peer->value[AGENT_MEM_AVAILABLE];
-        seen->oom_kills = peer->value[AGENT_OOM_KILLS];
-        seen->alloc_stalls = peer->value[AGENT_ALLOC_STALLS];
-        seen->reread_bytes = peer->value[AGENT_REFAULT_ANON] + peer->value[AGENT_REFAULT_FILE];
-        if (seen->now_ns - peer->reported_ns < STALL_NEWS_NS)
-            seen->stall_percent = peer->stall_some_percent;
-        return;
-    }
-    if (one->view.stats_age_ms == BALLOONS_NEVER ||
-        facts->stats[MEMD_BALLOON_AVAILABLE_BYTES] == MEMD_BALLOON_NO_STAT)
-        return;
-    seen->heard_ns = seen->now_ns - one->view.stats_age_ms * CLOCK_MS;
-    seen->available_bytes = facts->stats[MEMD_BALLOON_AVAILABLE_BYTES];
-    if (facts->stats[MEMD_BALLOON_OOM_KILLS] != MEMD_BALLOON_NO_STAT)
-        seen->oom_kills = facts->stats[MEMD_BALLOON_OOM_KILLS];
-    if (facts->stats[MEMD_BALLOON_ALLOC_STALLS] != MEMD_BALLOON_NO_STAT)
-        seen->alloc_stalls = facts->stats[MEMD_BALLOON_ALLOC_STALLS];
+    if (!peer || agent_peer_state(peer, now_ns) != CORE_AGENT_LIVE ||
+        !(peer->present >> AGENT_MEM_AVAILABLE & 1))
+        return (struct balloon_word){0};
+    return (struct balloon_word){
+        .heard_ns = peer->reported_ns,
+        .available_bytes = peer->value[AGENT_MEM_AVAILABLE],
+        .stall_percent = now_ns - peer->reported_ns < STALL_NEWS_NS ? peer->stall_some_percent : 0,
+        .reread_bytes = peer->value[AGENT_REFAULT_ANON] + peer->value[AGENT_REFAULT_FILE],
+        .oom_kills = peer->value[AGENT_OOM_KILLS],
+        .alloc_stalls = peer->value[AGENT_ALLOC_STALLS]};
+}
+
+static struct balloon_word word_of_stats(const struct inflate_one *one, uint64_t now_ns)
+{
+    const uint64_t *stats = one->view.facts.stats, none = MEMD_BALLOON_NO_STAT;
+    uint64_t kills = stats[MEMD_BALLOON_OOM_KILLS], stalls = stats[MEMD_BALLOON_ALLOC_STALLS];
+
+    if (one->view.stats_age_ms == BALLOONS_NEVER || stats[MEMD_BALLOON_AVAILABLE_BYTES] == none)
+        return (struct balloon_word){0};
+    return (struct balloon_word){.heard_ns = now_ns - one->view.stats_age_ms * CLOCK_MS,
+                                 .available_bytes = stats[MEMD_BALLOON_AVAILABLE_BYTES],
+                                 .oom_kills = kills != none ? kills : 0,
+                                 .alloc_stalls = stalls != none ? stalls : 0};
 }
 
 static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
@@ -147,7 +148,8 @@ static void see(struct core *core, struct inflate_one *one, uint64_t now_ns)
                                 .resident_bytes = one->resident_bytes,
                                 .activity = one->activity};
 
-    hear(core, one, &seen);
+    struct balloon_word agent = word_of_agent(core, one, now_ns), stats = word_of_stats(one, now_ns);
+    balloon_rung_hear(&seen, &agent, &stats);
     balloon_rung_see(&one->rung, &seen, facts->can & BALLOON_CAN_DEFLATE_ON_OOM);
 }
 

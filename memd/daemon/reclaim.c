@@ -15,6 +15,7 @@
 
 #define BUDGET_BACK 2 /* per cent of a budget between where a state begins and ends */
 #define FREE_BACK   1 /* of the host's memory */
+#define LOOK_RESTS  9 /* times as long as a look takes: guests may ask for as many as they like */
 
 /* ---------------------------------------------------------------- what there is */
 
@@ -258,6 +259,7 @@ void reclaim_set_dry_run(struct core *core, bool on)
 
 void reclaim_tick(struct core *core, uint64_t now_ns)
 {
+    uint64_t begun_ns = clock_now_ns();
     struct domain *domain;
     struct vm *vm;
 
@@ -276,12 +278,15 @@ void reclaim_tick(struct core *core, uint64_t now_ns)
         look(core, &domain->memory, &domain->shown, domain);
     }
     decide(core);
+    uint64_t ended_ns = clock_now_ns();
+    core->reclaim.rest_until_ns = ended_ns + LOOK_RESTS * (ended_ns - begun_ns);
 }
 
 void reclaim_look_now(struct core *core, uint64_t now_ns)
 {
     core->reclaim.looked_ns = 0;
-    reclaim_tick(core, now_ns);
+    if (now_ns >= core->reclaim.rest_until_ns)
+        reclaim_tick(core, now_ns);
 }
 
 /* ---------------------------------------------------------------- answers */

@@ -35,6 +35,7 @@ struct reclaim {
     uint64_t used_bytes, headroom_bytes; /* of all VMs and memd, whatever decides the state */
     double stall_some, stall_full;
     uint64_t looked_ns;
+    uint64_t rest_until_ns;                  /* after a look: no other out of turn */
     uint32_t siblings_id, siblings_vms;      /* usage.c */
     bool is_short;                           /* as of the last look */
     bool budget_set, dry_run_set, file_read; /* terms_file.c */
@@ -57,7 +58,8 @@ struct reclaim_vm {
 
 /* Once a tick. */
 void reclaim_tick(struct core *core, uint64_t now_ns);
-/* Now: something has happened that does not wait. */
+/* Now, or with the next tick if looks take too much of the time: something has happened that does not wait.
+ */
 void reclaim_look_now(struct core *core, uint64_t now_ns);
 /* There is no budget and no limit to be kept, and the host has enough: a look now and then will do. */
 bool reclaim_rests(const struct core *core);

@@ -111,6 +111,13 @@ in_guest oom check >/dev/null
 ctl balloon set oom all >/dev/null || fail "no way back: $(ctl balloon list)"
 in_guest oom check >/dev/null
 [ -n "${MEMD_SAN:-}" ] || [ $(($(vm oom pages_shared) + $(vm oom pages_sharing))) -gt 500 ] || fail "nothing of oom is merged"
+# and while they are packed
+for target in 140M all 150M all; do
+    [ -n "${MEMD_SAN:-}" ] || ctl pageout oom >"$tmp/out" 2>&1 || fail "pageout: $(cat "$tmp/out")"
+    ctl balloon set oom $target >"$tmp/out" 2>&1 || fail "$target: $(cat "$tmp/out")"
+done
+in_guest oom check >/dev/null
+[ -n "${MEMD_SAN:-}" ] || [ "$(vm oom page_outs)" -gt 500 ] || fail "nothing of oom is packed"
 step "a storm of targets"
 
 # ---- without its driver the guest has everything; with it, what the device was told

@@ -457,6 +457,33 @@ static void it_looks_sooner_where_memory_is_tight(void **state)
     }
 }
 
+/* There is news with every look, and looks are 25 ms apart for a minute: a host end reads 20 frames a second.
+ */
+static void news_without_end_are_told_as_fast_as_they_are_read(void **state)
+{
+    uint64_t begun_ms = now_ms, told = 0;
+    (void)state;
+
+    host_greets(SESSION);
+    assert_int_equal(agent_says().h.type, AGENT_HERE);
+    for (unsigned i = 0; now_ms - begun_ms < 60000; i++, now_ms += TALK_SOON_MS) {
+        agent_looks((i % 2 ? 20 : 90) * MIB, 0);
+        union agent_frame frame = agent_says();
+        if (frame.h.type != AGENT_REPORT)
+            continue;
+        told++;
+        assert_int_equal(frame.report.value[AGENT_MEM_AVAILABLE], (i % 2 ? 20 : 90) * MIB); /* the latest */
+        assert_true(told <= 30 + (now_ms - begun_ms) / TALK_REPORT_MS + 2);
+    }
+    assert_in_range(told, 60 * 15, 60 * 18);
+    now_ms += 5000;
+    for (unsigned i = 0; i < 30; i++) { /* after a rest, at once again */
+        now_ms += TALK_SOON_MS;
+        agent_looks((i % 2 ? 20 : 90) * MIB, 0);
+        assert_int_equal(agent_says().h.type, AGENT_REPORT);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -466,6 +493,7 @@ int main(void)
         cmocka_unit_test_setup(news_are_told_and_the_rest_is_a_heartbeat, fresh),
         cmocka_unit_test_setup(what_is_read_again_is_news, fresh),
         cmocka_unit_test_setup(what_is_not_read_does_not_pile_up, fresh),
+        cmocka_unit_test_setup(news_without_end_are_told_as_fast_as_they_are_read, fresh),
         cmocka_unit_test_setup(another_host_begins_anew, fresh),
         cmocka_unit_test_setup(a_flood_is_read_slowly, fresh),
         cmocka_unit_test_setup(a_reclaim_goes_in_steps_to_its_end, fresh),

@@ -599,6 +599,69 @@ static void test_unheard(void **state)
     }
 }
 
+/* One whose disk it waits for hardly runs, but its work is not over. */
+static void test_rereads_idle(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    seen.activity = BALLOON_IDLE;
+    look(&memory, &seen, &v);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        seen.actual_bytes = seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+        assert_int_equal(report(&memory, &seen, 20, &v), BALLOON_RULE_REREADS);
+        seen.actual_bytes = seen.target_bytes = v.set_bytes;
+        assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_BACKOFF);
+        seen.now_ns = seen.heard_ns = seen.now_ns + BALLOON_BACKOFF_NS;
+        assert_int_equal(look(&memory, &seen, &v), BALLOON_RULE_SPARE);
+    }
+    seen.actual_bytes = seen.target_bytes = balloon_policy_step(&memory, &seen, 100 * MIB);
+    assert_int_equal(report(&memory, &seen, 20, &v), BALLOON_RULE_REREADS);
+    seen.actual_bytes = seen.target_bytes = v.set_bytes;
+    seen.activity = BALLOON_BUSY;
+    assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_BACKOFF);
+    seen.activity = BALLOON_IDLE; /* after it has run: that is an end */
+    assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_SPARE);
+}
+
+/* A VMM that takes no target: what is given does not grow beyond what there is. One that is on its way to
+ * less is stopped. In low what is on its way is still on its way. */
+static void test_rereads_not_taken(void **state)
+{
+    struct balloon_memory memory = {0};
+    struct balloon_seen seen = guest(100 * S);
+    struct balloon_verdict v;
+    (void)state;
+
+    seen.actual_bytes = seen.target_bytes = 700 * MIB;
+    look(&memory, &seen, &v);
+    for (unsigned i = 0; i < 200; i++) {
+        assert_int_equal(report(&memory, &seen, 3, &v), BALLOON_RULE_REREADS);
+        assert_in_range(v.set_bytes, 787 * MIB, 1024 * MIB);
+    }
+    seen.reread_bytes = UINT64_MAX;
+    assert_int_equal(report(&memory, &seen, 0, &v), BALLOON_RULE_REREADS);
+    assert_int_equal(v.set_bytes, 1024 * MIB);
+
+    memory = (struct balloon_memory){0};
+    seen = guest(100 * S);
+    look(&memory, &seen, &v);
+    seen.target_bytes = balloon_policy_step(&memory, &seen, 512 * MIB);
+    seen.actual_bytes = 900 * MIB;
+    seen.now_ns = seen.heard_ns = seen.now_ns + S;
+    seen.reread_bytes += 20 * MIB;
+    struct balloon_memory low = memory;
+    balloon_policy_look(&memory, &seen, BUDGET_HARD, &v);
+    assert_int_equal(v.rule, BALLOON_RULE_REREADS);
+    assert_int_equal(v.set_bytes, 900 * MIB); /* no less than it has */
+    balloon_policy_look(&low, &seen, BUDGET_LOW, &v);
+    assert_int_equal(v.rule, BALLOON_RULE_REREADS);
+    assert_int_equal(v.set_bytes, 0);
+    assert_int_equal(v.pending_bytes, 388 * MIB);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_verdicts),
@@ -615,6 +678,8 @@ int main(void)
                                        cmocka_unit_test(test_other_counts),
                                        cmocka_unit_test(test_rereads_in_vain),
                                        cmocka_unit_test(test_rereads_back_off),
+                                       cmocka_unit_test(test_rereads_idle),
+                                       cmocka_unit_test(test_rereads_not_taken),
                                        cmocka_unit_test(test_grows),
                                        cmocka_unit_test(test_yield),
                                        cmocka_unit_test(test_rungs)};

@@ -9,7 +9,8 @@
 #include <cmocka.h>
 
 #define MIB (1ull << 20)
-#define NOW (100 * 1000000000ull)
+#define S   1000000000ull
+#define NOW (100 * S)
 
 /* A guest of 1 GiB that was heard just now: its reserve is 128 MiB, and 400 can be spared. */
 static const struct balloon_seen guest = {.now_ns = NOW,
@@ -271,9 +272,89 @@ static void test_gives_back(void **state)
     assert_int_equal(balloon_rung_gives_back(&rung, true), 1024 * MIB); /* a need is none of the budget's */
     assert_int_equal(balloon_rung_carry_out(&rung, &vm, &plan, false, &bytes), 0);
 
+    seen.target_bytes = 1024 * MIB;
+    seen.oom_kills++;
+    balloon_rung_see(&rung, &seen, false);
+    assert_true(balloon_policy_is_needed(&rung.memory, &rung.seen));
+    assert_false(balloon_rung_is_urgent(&rung)); /* it is given, whatever it does about it */
+    seen.target_bytes = 1000 * MIB;
+    balloon_rung_see(&rung, &seen, false);
+    assert_true(balloon_rung_is_urgent(&rung)); /* not all of it */
     seen.actual_bytes = seen.target_bytes = 1024 * MIB;
     balloon_rung_see(&rung, &seen, false);
     assert_false(balloon_rung_is_urgent(&rung)); /* nothing more to give back */
+}
+
+/* Where memory is low, one that says for ever that it reads again is believed for 10 s, and keeps the rest of
+ * its hold; given something, it is believed anew. */
+static void test_believed(void **state)
+{
+    struct balloon_rung rung = {0};
+    struct balloon_seen seen = guest;
+    uint64_t believed_ms = 0;
+    (void)state;
+
+    seen.actual_bytes = seen.target_bytes = 800 * MIB;
+    for (unsigned ms = 0; ms < 60000; ms += 100) {
+        struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
+        seen.now_ns = seen.heard_ns = NOW + ms * (S / 1000);
+        seen.reread_bytes += 8 * MIB;
+        balloon_rung_see(&rung, &seen, false);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_LOW);
+        assert_int_equal(rung.verdict.set_bytes, 0);
+        balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+        believed_ms += vm.working_set_bytes == 700 * MIB ? 100 : 0;
+    }
+    assert_in_range(believed_ms, 9900, 10100);
+    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
+    seen.reread_bytes += 8 * MIB;
+    balloon_rung_see(&rung, &seen, false);
+    balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+    assert_int_equal(rung.verdict.set_bytes, 960 * MIB);
+    struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
+    balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+    assert_int_equal(vm.working_set_bytes, 700 * MIB);
+}
+
+/* An agent that is connected again has not said anything yet: what it said before is old. */
+static void test_hear(void **state)
+{
+    static const struct {
+        unsigned agent_s, stats_s; /* ago; 0: nobody has been heard */
+        bool agent;
+        unsigned heard_s;
+    } cases[] = {
+        {1, 2, true, 1},       {15, 2, true, 15},  {16, 2, false, 2}, {3600, 2, false, 2},
+        {3600, 0, true, 3600}, {20, 30, true, 20}, {0, 2, false, 2},  {1, 0, true, 1},
+    };
+    struct balloon_seen seen = guest;
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct balloon_word agent = {.heard_ns = NOW + 3600 * S - cases[i].agent_s * S,
+                                           .available_bytes = 500 * MIB,
+                                           .stall_percent = 2,
+                                           .reread_bytes = 7,
+                                           .oom_kills = 1,
+                                           .alloc_stalls = 3},
+                                  stats = {.heard_ns = NOW + 3600 * S - cases[i].stats_s * S,
+                                           .available_bytes = 400 * MIB,
+                                           .oom_kills = 5,
+                                           .alloc_stalls = 9},
+                                  none = {0};
+        seen.now_ns = NOW + 3600 * S;
+        balloon_rung_hear(&seen, cases[i].agent_s ? &agent : &none, cases[i].stats_s ? &stats : &none);
+        assert_int_equal(seen.speaks_up, cases[i].agent);
+        assert_int_equal(seen.heard_ns, seen.now_ns - cases[i].heard_s * S);
+        assert_int_equal(seen.available_bytes, cases[i].agent ? 500 * MIB : 400 * MIB);
+        assert_int_equal(seen.oom_kills, cases[i].agent ? 1 : 5);
+        assert_int_equal(seen.alloc_stalls, cases[i].agent ? 3 : 9);
+        assert_int_equal(seen.reread_bytes, cases[i].agent ? 7 : 0);
+        assert_int_equal((int)seen.stall_percent, cases[i].agent ? 2 : 0);
+    }
+    balloon_rung_hear(&seen, &(struct balloon_word){0}, &(struct balloon_word){0});
+    assert_int_equal(seen.heard_ns, 0);
+    assert_false(seen.speaks_up);
 }
 
 int main(void)
@@ -281,7 +362,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_see),    cmocka_unit_test(test_hidden),   cmocka_unit_test(test_state),
         cmocka_unit_test(test_step),   cmocka_unit_test(test_reserved), cmocka_unit_test(test_gives_back),
-        cmocka_unit_test(test_in_use),
+        cmocka_unit_test(test_in_use), cmocka_unit_test(test_hear),     cmocka_unit_test(test_believed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -407,6 +407,31 @@ static void low_lets_nobody_in(void **state)
     assert_true(reclaim_refuses(core, world->domain[1], why, sizeof why));
 }
 
+/* Guests may ask for as many looks as they like: memd does other things, too. */
+static void looks_that_are_asked_for_leave_time(void **state)
+{
+    uint64_t begun_ns = clock_now_ns(), now_ns, took_ns = 0, last_ns = 0;
+    unsigned asked = 0, looks = 0;
+    (void)state;
+
+    while ((now_ns = clock_now_ns()) - begun_ns < 100 * CLOCK_MS) {
+        asked++;
+        reclaim_look_now(core, now_ns);
+        if (core->reclaim.looked_ns != now_ns)
+            continue;
+        looks++;
+        took_ns += last_ns;
+        assert_true(5 * took_ns <= now_ns - begun_ns); /* a tenth, but for how both are measured */
+        last_ns = clock_now_ns() - now_ns;
+    }
+    assert_true(looks > 0 && looks < asked);
+    core->reclaim.rest_until_ns = UINT64_MAX;
+    reclaim_look_now(core, now_ns);
+    assert_int_equal(core->reclaim.looked_ns, 0);
+    reclaim_tick(core, now_ns); /* what was put off comes with the next tick */
+    assert_int_equal(core->reclaim.looked_ns, now_ns);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start, end)
 
 int main(void)
@@ -422,6 +447,7 @@ int main(void)
         TEST(a_dry_run_orders_nothing),
         TEST(who_cannot_give_is_excluded),
         TEST(low_lets_nobody_in),
+        TEST(looks_that_are_asked_for_leave_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
