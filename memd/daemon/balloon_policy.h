@@ -20,12 +20,14 @@
  *   some out at once    a guest that reads again what it had to drop (an agent says so; what is available is
  *                       page cache, too, and in use) gets as much more as it reads again in 2 s, an eighth of
  *                       what it has at least, and twice as much each time until it reads nothing again, but
- *                       in low; and it spares nothing for 5 s, twice as long each time that the last step is
- *                       why, or until it hardly runs any more, unless that is how it reads. What it goes on
- * to read with all its memory it reads in vain: no reason for more, until it becomes twice as much. One that
- * begins to use more, and will have less than twice its reserve, gets some while memory is not short in time
- * a guest without an agent is heard every few seconds only: nothing is taken from it unless it deflates its
- * balloon before it kills dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
+ *                       in low. It spares nothing for 5 s, twice as long each time that the last step is why,
+ *                       or until it hardly runs any more, unless that is how it reads. What it goes on to
+ *                       read with all its memory it reads in vain: no reason for more, until it becomes twice
+ *                       as much. One that begins to use more, and will have less than twice its reserve, gets
+ *                       some while memory is not short
+ *   in time             a guest without an agent is heard every few seconds only: nothing is taken from it
+ *                       unless it deflates its balloon before it kills
+ *   dead band           1/64 of what it has, from 4 to 64 MiB, is not worth a step
  *   back-off            a guest that needed memory is left alone for 5 s; one that needs it soon after it was
  *                       asked for some, or does not come to its target, longer: twice as long each time,
  *                       128 s at most
