@@ -89,7 +89,7 @@ static int print_vms(struct ctl *ctl, const json_t *vms)
                           ctl_size(target, ctl_get_int(vm, "target_bytes")),
                           size_or(reservation, ctl_get_int(vm, "reservation_bytes"), "-"),
                           size_or(limit, ctl_get_int(vm, "limit_bytes"), "-"),
-                          ctl_get_int(vm, "shares") ? shares : "by size",
+                          ctl_get_int(vm, "shares") ? shares : ctl_get_text(vm, "weight_class"),
                           json_number_value(json_object_get(vm, "refaults_per_s")), ctl_get_text(vm, "swap"),
                           size_or(writes, ctl_get_int(vm, "swap_writes_bytes"), "-"));
     }
@@ -208,6 +208,8 @@ static int put_term(json_t *body, const char *word)
                    ? -1
                    : json_object_set_new(body, "swap", json_string(value));
     if (length == strlen("shares") && !strncmp(word, "shares", length)) {
+        if (!strcmp(value, "low") || !strcmp(value, "normal") || !strcmp(value, "high"))
+            return json_object_set_new(body, "shares", json_string(value));
         number = strtoull(value, &end, 10);
         return *value < '0' || *value > '9' || *end || number > UINT32_MAX
                    ? -1
@@ -240,8 +242,8 @@ enum ctl_result ctl_vm_set(struct ctl *ctl)
     for (int i = 1; i < ctl->nargs; i++)
         if (put_term(body, ctl->args[i])) {
             ctl_error(ctl,
-                      "'%.60s' is none of reservation=SIZE, limit=SIZE|none (at least 1M), shares=N, "
-                      "swap=never|allowed, "
+                      "'%.60s' is none of reservation=SIZE, limit=SIZE|none (at least 1M), "
+                      "shares=N|low|normal|high, swap=never|allowed, "
                       "swap-writes=SIZE|none; see memctl --help",
                       ctl->args[i]);
             json_decref(body);

@@ -80,7 +80,7 @@ static int field_add(struct ctl_table *table, const char *prefix, const char *ke
     json_int_t number = json_integer_value(value);
     if (!number && (!strcmp(key, "limit_bytes") || !strcmp(key, "swap_writes_bytes")))
         return ctl_table_add(table, "%s%s\tnone", prefix, key);
-    if (!number && !strcmp(key, "shares"))
+    if (!number && !strcmp(key, "shares")) /* see weight_class */
         return ctl_table_add(table, "%s%s\tby size", prefix, key);
     if (ends_with(key, "_ns"))
         return ctl_table_add(table, "%s%s\t%s", prefix, key, ctl_duration(text, (uint64_t)number / 1000000));

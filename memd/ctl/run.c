@@ -77,7 +77,8 @@ static const struct command {
     {"vm", "show", "VM", 1, 1, OPT_JSON, ctl_vm_show, "everything about one VM", "VM is a name or an id."},
     {"vm", "set", "VM KEY=VALUE...", 2, 6, 0, ctl_vm_set, "say what a VM may take of RAM",
      "reservation=SIZE: never brought below it. limit=SIZE: never left above it; none: no limit.\n"
-     "shares=N: its weight when memory is short; 0: by its size, 10 per MiB. swap=never|allowed.\n"
+     "shares=N: its weight when memory is short; normal (or 0): by its size, 10 per MiB; low: 5; high: 20.\n"
+     "swap=never|allowed.\n"
      "swap-writes=SIZE: most that is written to its swap file in a day; none: no limit.\n"
      "Counts until the VM leaves, over restarts of memd; the configuration says it for good."},
     {"working-set", NULL, "[VM...]", 0, 1024, OPT_JSON, ctl_working_set,

@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #define PAGE_BYTES 4096u
 #define MIB        (1ull << 20)
@@ -58,6 +59,33 @@ const char *budget_reason_name(enum budget_reason reason)
 
     static_assert(sizeof names / sizeof names[0] == BUDGET_REASONS, "a name for each reason");
     return names[reason];
+}
+
+static const struct {
+    const char *name;
+    uint32_t shares;
+    double per_mib;
+} classes[] = {{"normal", 0, BUDGET_SHARES_PER_MIB},
+               {"low", BUDGET_SHARES_LOW, BUDGET_SHARES_PER_MIB / 2.0},
+               {"high", BUDGET_SHARES_HIGH, BUDGET_SHARES_PER_MIB * 2.0}};
+#define NCLASSES (sizeof classes / sizeof classes[0])
+
+const char *budget_class_name(uint32_t shares)
+{
+    for (size_t i = 0; i < NCLASSES; i++)
+        if (classes[i].shares == shares)
+            return classes[i].name;
+    return "custom";
+}
+
+bool budget_class_shares(const char *name, uint32_t *ret_shares)
+{
+    for (size_t i = 0; i < NCLASSES; i++)
+        if (!strcmp(classes[i].name, name)) {
+            *ret_shares = classes[i].shares;
+            return true;
+        }
+    return false;
 }
 
 static double clamp(double value, double min, double max)
@@ -325,8 +353,9 @@ static double shares_of(const struct budget_vm *vm)
 {
     double shares = vm->terms.shares;
 
-    if (!vm->terms.shares)
-        shares = (double)vm->guest_bytes / (double)MIB * BUDGET_SHARES_PER_MIB;
+    for (size_t i = 0; i < NCLASSES; i++)
+        if (classes[i].shares == vm->terms.shares)
+            shares = (double)vm->guest_bytes / (double)MIB * classes[i].per_mib;
     return shares < 1 ? 1 : shares;
 }
 

@@ -50,6 +50,9 @@
 
 #define BUDGET_SHARES_PER_MIB 10u /* of guest memory, unless a VM's shares are set: ESXi's "normal" */
 #define BUDGET_SHARES_MAX     10000000u
+/* Half and twice as many by its size: ESXi's "low" and "high", as struct budget_terms has them. */
+#define BUDGET_SHARES_LOW     (UINT32_MAX - 1)
+#define BUDGET_SHARES_HIGH    UINT32_MAX
 #define BUDGET_REFAULTS_FLOOR 32.0 /* a second: so many are fine in the smallest VM */
 #define BUDGET_SWAPPED_WEIGHT 8.0  /* faults on packed pages that one on a swapped page counts for */
 #define BUDGET_RATE_TAU_S     10.0 /* a rate that falls is believed over this time; one that rises, at once */
@@ -85,10 +88,14 @@ struct budget_shown {
 struct budget_terms {
     uint64_t reservation_bytes;
     uint64_t limit_bytes; /* 0: none */
-    uint32_t shares;      /* 0: by its size */
+    uint32_t shares;      /* 0: by its size; up to BUDGET_SHARES_MAX, or a class's */
     bool swap_never;
     uint64_t writes_bytes; /* to its swap file in a day; 0: no limit of its own */
 };
+
+/* "low", "normal" (by its size), "high"; "custom": a number of its own. */
+const char *budget_class_name(uint32_t shares);
+bool budget_class_shares(const char *name, uint32_t *ret_shares); /* of the first three */
 
 struct budget_policy {
     double tax;                    /* tau, below 1 */

@@ -281,10 +281,13 @@ static int shares_key(struct file_reader *reader, const char *value, uint32_t *f
 {
     uint64_t shares;
 
+    if (budget_class_shares(value, field))
+        return 0;
     if (config_parse_number(value, &shares) || !shares || shares > BUDGET_SHARES_MAX)
-        return config_error(reader->report, -EINVAL,
-                            "%s:%u: shares: '%.40s' is not a whole number from 1 to %u", reader->path,
-                            reader->line, value, BUDGET_SHARES_MAX);
+        return config_error(
+            reader->report, -EINVAL,
+            "%s:%u: shares: '%.40s' is neither low, normal or high nor a whole number from 1 to %u",
+            reader->path, reader->line, value, BUDGET_SHARES_MAX);
     *field = (uint32_t)shares;
     return 0;
 }

@@ -424,27 +424,30 @@ static void post_budget(struct control_request *request, struct control_reply *r
 static bool terms_body(struct control_request *request, struct control_reply *reply,
                        struct budget_terms *ret_terms, unsigned *ret_which)
 {
-    json_int_t reservation = 0, limit = 0, shares = 0, writes = 0;
+    json_int_t reservation = 0, limit = 0, writes = 0;
+    const json_t *shared = NULL;
     const char *swap = NULL;
+    uint32_t shares = 0;
     json_error_t error;
 
-    if (json_unpack_ex(request->json, &error, 0, "{s?I, s?I, s?I, s?s, s?I !}", "reservation_bytes",
-                       &reservation, "limit_bytes", &limit, "shares", &shares, "swap", &swap,
+    if (json_unpack_ex(request->json, &error, 0, "{s?I, s?I, s?o, s?s, s?I !}", "reservation_bytes",
+                       &reservation, "limit_bytes", &limit, "shares", &shared, "swap", &swap,
                        "swap_writes_bytes", &writes)) {
         reply_bad_body(reply, &error,
-                       "reservation_bytes, limit_bytes, shares, swap_writes_bytes (numbers) and swap (never, "
-                       "allowed), as many as are to change");
+                       "reservation_bytes, limit_bytes, swap_writes_bytes (numbers), shares (a number, low, "
+                       "normal, high) and swap (never, allowed), as many as are to change");
         return false;
     }
     bool reserved = json_object_get(request->json, "reservation_bytes"),
          limited = json_object_get(request->json, "limit_bytes"),
-         shared = json_object_get(request->json, "shares"),
          written = json_object_get(request->json, "swap_writes_bytes");
     if ((reserved && reservation < 0) || (limited && limit < 0) || (written && writes < 0) ||
-        (shared && (shares < 0 || shares > BUDGET_SHARES_MAX)) ||
+        (shared && !control_json_shares(shared, &shares)) ||
         (swap && strcmp(swap, "never") && strcmp(swap, "allowed"))) {
         reply_error(reply, EINVAL,
-                    "sizes are numbers of bytes, shares at most %u, swap is \"never\" or \"allowed\"",
+                    "sizes are numbers of bytes, shares at most %u, \"low\", \"normal\" or \"high\", swap is "
+                    "\"never\" or "
+                    "\"allowed\"",
                     BUDGET_SHARES_MAX);
         return false;
     }
@@ -453,7 +456,7 @@ static bool terms_body(struct control_request *request, struct control_reply *re
                  (written ? CORE_TERM_WRITES : 0);
     *ret_terms = (struct budget_terms){.reservation_bytes = (uint64_t)reservation,
                                        .limit_bytes = (uint64_t)limit,
-                                       .shares = (uint32_t)shares,
+                                       .shares = shares,
                                        .swap_never = swap && !strcmp(swap, "never"),
                                        .writes_bytes = (uint64_t)writes};
     return true;

@@ -123,9 +123,20 @@ static void put_terms(json_t **object, const struct budget_terms *terms)
 {
     put(object, "reservation_bytes", number(terms->reservation_bytes));
     put(object, "limit_bytes", number(terms->limit_bytes));
-    put(object, "shares", number(terms->shares));
+    put(object, "shares", number(terms->shares <= BUDGET_SHARES_MAX ? terms->shares : 0));
+    put(object, "weight_class", json_string(budget_class_name(terms->shares)));
     put(object, "swap", json_string(terms->swap_never ? "never" : "allowed"));
     put(object, "swap_writes_bytes", number(terms->writes_bytes));
+}
+
+bool control_json_shares(const json_t *value, uint32_t *ret_shares)
+{
+    json_int_t number = json_integer_value(value);
+
+    if (json_is_string(value))
+        return budget_class_shares(json_string_value(value), ret_shares);
+    *ret_shares = (uint32_t)number;
+    return json_is_integer(value) && number >= 0 && number <= BUDGET_SHARES_MAX;
 }
 
 /* What a VM has, and what it may have. */

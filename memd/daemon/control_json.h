@@ -9,6 +9,8 @@
 #include "memd/daemon/core.h"
 
 #include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 json_t *control_json_status(const struct core_snapshot *snapshot);
 json_t *control_json_vms(const struct core_snapshot *snapshot);
@@ -24,5 +26,8 @@ json_t *control_json_error(int error, const char *text);
 
 /* control_why.c. `real_ns`: the calendar's time, as of now. */
 json_t *control_json_why(const struct core_why *why, uint64_t real_ns);
+
+/* Shares as a body names them: a number, or a class by its name. False: neither. */
+bool control_json_shares(const json_t *value, uint32_t *ret_shares);
 
 #endif

@@ -83,7 +83,8 @@ static bool recall_vm(struct core *core, const char *line)
     if (sscanf(line, "vm %d %" SCNu64 " %63s %" SCNu64 " %" SCNu64 " %" SCNu32 " %7s %" SCNu64, &pid,
                &r.start, r.name, &r.terms.reservation_bytes, &r.terms.limit_bytes, &r.terms.shares, swap,
                &r.terms.writes_bytes) < 7 ||
-        (strcmp(swap, "never") && strcmp(swap, "allowed")) || r.terms.shares > BUDGET_SHARES_MAX)
+        (strcmp(swap, "never") && strcmp(swap, "allowed")) ||
+        (r.terms.shares > BUDGET_SHARES_MAX && r.terms.shares < BUDGET_SHARES_LOW))
         return false;
     r.pid = pid;
     r.terms.swap_never = !strcmp(swap, "never");

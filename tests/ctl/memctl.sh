@@ -252,6 +252,10 @@ out "^alpha: set$"
 [ "$(tell get last_terms)" = "31 1073741824 2147483648 7 1 3221225472" ] || fail "vm set: $(tell get last_terms)"
 ctl 0 vm set beta limit=none
 [ "$(tell get last_vm) $(tell get last_terms)" = "beta 2 0 0 0 0 0" ] || fail "limit=none: $(tell get last_terms)"
+ctl 0 vm set beta shares=high
+[ "$(tell get last_terms)" = "4 0 0 4294967295 0 0" ] || fail "shares=high: $(tell get last_terms)"
+ctl 0 vm set beta shares=normal
+[ "$(tell get last_terms)" = "4 0 0 0 0 0" ] || fail "shares=normal: $(tell get last_terms)"
 ctl 1 vm set alpha limit=1M
 err "^memctl: a limit of 1 MiB is below the reservation of 64 MiB$"
 ctl 1 vm set gamma shares=1

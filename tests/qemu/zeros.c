@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* zeros MIB: in a guest: memory that was never written to reads zeros. The first byte of each page is
+/*
+ * zeros MIB: in a guest: memory that was never written to reads zeros. The first byte of each page is
  * written, so that the kernel takes one from what is free; one that believes these to be zeroed does not
- * clear it. Prints how many bytes were wrong; exits with 1 if one was, 2: no memory. */
+ * clear it. Prints how many bytes were wrong; exits with 1 if one was, 2: no memory.
+ *
+ * memd-test: helper
+ */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

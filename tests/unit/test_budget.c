@@ -207,6 +207,32 @@ static void shares_go_by_size_unless_set(void **state)
     assert_near("both alike", plans[0].target_bytes, plans[1].target_bytes);
 }
 
+/* A class says how many there are for its size. */
+static void classes_of_shares(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t per_mib;
+    } classes[] = {{"low", 5}, {"normal", 10}, {"high", 20}};
+    uint32_t shares = 7;
+    (void)state;
+
+    for (int i = 0; i < 3; i++) {
+        struct budget_vm vms[2] = {vm_of(GIB), vm_of(GIB)};
+        struct budget_scope scope = scope_of(BUDGET_HARD, 2 * GIB, 2 * GIB);
+        struct budget_plan plans[2];
+        assert_true(budget_class_shares(classes[i].name, &vms[0].terms.shares));
+        assert_string_equal(budget_class_name(vms[0].terms.shares), classes[i].name);
+        vms[1].terms.shares = classes[i].per_mib * 1024;
+        assert_string_equal(budget_class_name(vms[1].terms.shares), "custom");
+        make_plans(&scope, &policy, 2, vms, plans);
+        assert_true(plans[0].why.shares == classes[i].per_mib * 1024);
+        assert_near(classes[i].name, plans[0].target_bytes, plans[1].target_bytes);
+    }
+    assert_false(budget_class_shares("custom", &shares) || budget_class_shares("", &shares));
+    assert_int_equal(shares, 7);
+}
+
 static void nobody_is_brought_below_its_reservation(void **state)
 {
     struct budget_vm vms[3] = {vm_of(100 * MIB), vm_of(100 * MIB), vm_of(100 * MIB)};
@@ -632,6 +658,7 @@ int main(void)
         cmocka_unit_test(headroom_is_a_bounded_share),
         cmocka_unit_test(those_who_give_pay_the_same_in_the_end),
         cmocka_unit_test(shares_go_by_size_unless_set),
+        cmocka_unit_test(classes_of_shares),
         cmocka_unit_test(nobody_is_brought_below_its_reservation),
         cmocka_unit_test(limits_count_without_pressure),
         cmocka_unit_test(each_state_has_its_ways),

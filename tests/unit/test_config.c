@@ -315,7 +315,7 @@ static void vms_have_terms(void **state)
     (void)state;
     assert_int_equal(
         load_file("[vm web-*]\nreservation = 64M\nlimit = 1G\nshares = 12\nswap = never\nswap-writes = 7G\n"
-                  "[domain d]\nbudget = 3G\nuids = 1\n[vm *]\nswap = allowed\n[vm a?[bc]]\n"
+                  "[domain d]\nbudget = 3G\nuids = 1\n[vm *]\nswap = allowed\nshares = high\n[vm a?[bc]]\n"
                   "[memd]\nmerge = off\n"),
         0);
     assert_int_equal(config.core.nvm_rules, 3);
@@ -328,6 +328,7 @@ static void vms_have_terms(void **state)
     assert_int_equal(web->terms.writes_bytes, 7ull << 30);
     assert_string_equal(config.core.vm_rules[1].pattern, "*");
     assert_false(config.core.vm_rules[1].terms.swap_never);
+    assert_int_equal(config.core.vm_rules[1].terms.shares, BUDGET_SHARES_HIGH);
     assert_int_equal(config.core.domains[0].budget_bytes, 3ull << 30);
     assert_int_equal(config.core.domains[0].nuids, 1);
     assert_false(config.core.merge);
@@ -430,6 +431,7 @@ static void mistakes_in_a_file_are_named_by_line(void **state)
         {"[domain a]\nbudget = 1023K\n", "[domain a]: a budget of 1047552 bytes: give at least 1M"},
         {"[vm a]\nlimit = 64\n", "[vm a]: a limit of 64 bytes: give at least 1M"},
         {"[vm a]\nshares = 0\n", "from 1 to 10000000"},
+        {"[vm a]\nshares = higher\n", "neither low, normal or high"},
         {"[vm a]\nshares = -1\n", "test.conf:2: shares: '-1'"},
         {"[vm a]\nswap = off\n", "'off' is neither never nor allowed"},
         {"[vm a]\nlimit = 1M\nreservation = 2M\n[vm b]\n", "[vm a]: the limit is below the reservation"},

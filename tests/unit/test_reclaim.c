@@ -137,7 +137,7 @@ static void begin_anew(struct awaited *awaited)
 static void what_users_set_is_kept(void **state)
 {
     struct awaited awaited = {.domain = world->domain[0], .entry = {.pid = 7, .start = 8, .name = "a"}};
-    struct budget_terms terms = {.shares = 5, .swap_never = true};
+    struct budget_terms terms = {.shares = BUDGET_SHARES_LOW, .swap_never = true};
     (void)state;
 
     a->engine.pid = 7;
@@ -164,7 +164,7 @@ static void what_users_set_is_kept(void **state)
     assert_int_equal(core->reclaim.nrecalled, 0);
     assert_int_equal(a->reclaim.terms.reservation_bytes, 10 * MIB);
     assert_int_equal(a->reclaim.terms.limit_bytes, 20 * MIB);
-    assert_int_equal(a->reclaim.terms.shares, 5);
+    assert_int_equal(a->reclaim.terms.shares, BUDGET_SHARES_LOW);
     assert_true(a->reclaim.terms.swap_never);
     assert_int_equal(terms_set_budget(core, NULL, 0, reason), 0); /* none is a setting, too */
     terms_set_dry_run(core, true);
