@@ -93,7 +93,7 @@ static int totals_add(struct ctl_table *table, const json_t *status)
             ctl_size(a, 4096 * ctl_get_int(totals, "remote_pages")), ctl_get_int(totals, "remote_faults"));
     if (ctl_get_int(totals, "held_faults"))
         failed |= ctl_table_add(
-            table, "held back	%" PRId64 "	accesses to pages that were out, for %.1f s together",
+            table, "held back\t%" PRId64 "\taccesses to pages that were out, for %.1f s together",
             ctl_get_int(totals, "held_faults"), (double)ctl_get_int(totals, "held_ns") / 1e9);
     if (ctl_get_int(totals, "prefetched_pages"))
         failed |= ctl_table_add(

@@ -123,7 +123,7 @@ static void note(struct balloon_memory *memory, const struct balloon_seen *seen)
         memory->some_backoff_ns = memory->some_until_ns = 0;
         memory->reads_idle = false;
     }
-    if (less(seen->now_ns, memory->some_until_ns) > BALLOON_FORGIVE_NS)
+    if (less(seen->now_ns, memory->needed_ns) > BALLOON_FORGIVE_NS)
         memory->kept_ns = 0;
     if (memory->backoff_ns && seen->now_ns - memory->needed_ns > BALLOON_FORGIVE_NS) {
         memory->backoff_ns = memory->backoff_ns > BALLOON_BACKOFF_NS ? memory->backoff_ns / 2 : 0;

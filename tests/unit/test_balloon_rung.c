@@ -286,34 +286,38 @@ static void test_gives_back(void **state)
 }
 
 /* Where memory is low, one that says for ever that it reads again is believed for 10 s, and keeps the rest of
- * its hold; given something, it is believed anew. */
+ * its hold, whether it runs or not; given something, it is believed anew. */
 static void test_believed(void **state)
 {
-    struct balloon_rung rung = {0};
-    struct balloon_seen seen = guest;
-    uint64_t believed_ms = 0;
+    static const enum balloon_activity activity[] = {BALLOON_ACTIVITY_UNKNOWN, BALLOON_BUSY, BALLOON_IDLE};
     (void)state;
 
-    seen.actual_bytes = seen.target_bytes = 800 * MIB;
-    for (unsigned ms = 0; ms < 60000; ms += 100) {
-        struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
-        seen.now_ns = seen.heard_ns = NOW + ms * (S / 1000);
+    for (unsigned i = 0; i < 3; i++) {
+        struct balloon_rung rung = {0};
+        struct balloon_seen seen = guest;
+        uint64_t believed_ms = 0;
+        seen.activity = activity[i];
+        seen.actual_bytes = seen.target_bytes = 800 * MIB;
+        for (unsigned ms = 0; ms < 120000; ms += 100) {
+            struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
+            seen.now_ns = seen.heard_ns = NOW + ms * (S / 1000);
+            seen.reread_bytes += 8 * MIB;
+            balloon_rung_see(&rung, &seen, false);
+            balloon_rung_judge(&rung, &host, 0, BUDGET_LOW);
+            assert_int_equal(rung.verdict.set_bytes, 0);
+            balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
+            believed_ms += vm.working_set_bytes == 700 * MIB ? 100 : 0;
+        }
+        assert_in_range(believed_ms, 9900, 10100);
+        seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
         seen.reread_bytes += 8 * MIB;
         balloon_rung_see(&rung, &seen, false);
-        balloon_rung_judge(&rung, &host, 0, BUDGET_LOW);
-        assert_int_equal(rung.verdict.set_bytes, 0);
+        balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
+        assert_int_equal(rung.verdict.set_bytes, 960 * MIB);
+        struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
         balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
-        believed_ms += vm.working_set_bytes == 700 * MIB ? 100 : 0;
+        assert_int_equal(vm.working_set_bytes, 700 * MIB);
     }
-    assert_in_range(believed_ms, 9900, 10100);
-    seen.now_ns = seen.heard_ns = seen.now_ns + S / 10;
-    seen.reread_bytes += 8 * MIB;
-    balloon_rung_see(&rung, &seen, false);
-    balloon_rung_judge(&rung, &host, 0, BUDGET_HARD);
-    assert_int_equal(rung.verdict.set_bytes, 960 * MIB);
-    struct budget_vm vm = {.resident_bytes = 700 * MIB, .working_set_bytes = 100 * MIB};
-    balloon_rung_offer(&rung, &(struct policy_answer){0}, &vm);
-    assert_int_equal(vm.working_set_bytes, 700 * MIB);
 }
 
 /* An agent that is connected again has not said anything yet: what it said before is old. */
